@@ -1,0 +1,98 @@
+"""One file and its fields out of a multipart body, as it comes: nothing of it is held in memory at once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from gateway.errors import UnsupportedMediaType
+from shared.errors import BadRequest, FieldError, InvalidField, ValidationFailed
+
+FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
+FIELD_BYTES = 4096
+CHUNK_BYTES = 256 * 1024
+MULTIPART = "multipart/form-data"
+
+
+class InvalidForm(BadRequest):
+    """The body is not a well-formed form."""
+
+    code = "invalid_form"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a form holds. The file waits in memory up to 1 MiB, else in a nameless file on this host."""
+
+    filename: str
+    purpose: str
+    expires_in_s: int | None
+    _file: UploadFile = field(repr=False)
+
+    @classmethod
+    def of(cls, form: FormData) -> Self:
+        """Check the form's fields.
+
+        Raises:
+            ValidationFailed: a field is missing, unknown or given twice.
+            InvalidField: `expires_after` is not what OpenAI has.
+        """
+        _refuse_unknown(form)
+        file, purpose = form.get("file"), form.get("purpose")
+        if not isinstance(file, UploadFile):
+            raise ValidationFailed(errors=(FieldError("file", "missing", "a file is needed"),))
+        if not isinstance(purpose, str):
+            raise ValidationFailed(errors=(FieldError("purpose", "missing", "a purpose is needed"),))
+        return cls(file.filename or "", purpose, _expiry(form), file)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The file's bytes. In a thread."""
+        file = self._file.file
+        file.seek(0)
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+async def receive(request: Request) -> FormData:
+    """Read a form to its end; close it when done.
+
+    Raises:
+        UnsupportedMediaType: the body is no form.
+        InvalidForm: it is malformed, or has more files or fields than we ask for.
+        TooLarge: more bytes came than the route takes.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != MULTIPART:
+        raise UnsupportedMediaType(f"The body must be {MULTIPART}.", param="Content-Type")
+    try:
+        parser = MultiPartParser(
+            request.headers, request.stream(), max_files=1, max_fields=len(FIELDS), max_part_size=FIELD_BYTES
+        )
+        return await parser.parse()
+    except MultiPartException as error:
+        raise InvalidForm(error.message) from error
+
+
+def _refuse_unknown(form: FormData) -> None:
+    names = [name for name, _ in form.multi_items()]
+    unknown = sorted(set(names) - FIELDS - {"file"})
+    if unknown:
+        raise ValidationFailed(
+            errors=tuple(FieldError(name[:64], "unknown_parameter", "is not known here") for name in unknown)
+        )
+    twice = sorted(name for name in set(names) if names.count(name) > 1)
+    if twice:
+        raise ValidationFailed(errors=tuple(FieldError(name, "duplicate", "is given twice") for name in twice))
+
+
+def _expiry(form: FormData) -> int | None:
+    anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        raise InvalidField("The only anchor is created_at.", param="expires_after[anchor]")
+    if not isinstance(seconds, str) or not seconds.isascii() or not seconds.isdigit() or len(seconds) > 9:
+        raise InvalidField("A number of seconds is needed.", param="expires_after[seconds]")
+    return int(seconds)

@@ -1,0 +1,88 @@
+"""Bringing an artifact to a file: streamed, resumed where it broke off, and true to its digest."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from services.cli.client import PAUSES, CallError, Client, Unreachable
+from services.cli.output import ExitCode
+
+Progress = Callable[[int], None]  # told how many bytes are there by now
+
+
+class AlreadyThere(CallError):
+    """A file of that name exists, with other contents."""
+
+    code = "already_there"
+    exit_code = ExitCode.REFUSED
+    fix = "Give another --output, or --force to replace it."
+
+
+class Corrupt(CallError):
+    """What came is not what the artifact's digest says."""
+
+    code = "corrupt"
+    fix = "Try again; if it stays so, the store has lost or changed the blob."
+
+
+def fetch(client: Client, artifact: dict[str, Any], target: Path, *, force: bool, progress: Progress) -> bool:
+    """Bring an artifact (as `GET /v1/artifacts/{id}` shows it) to `target`, by way of `target.part`.
+
+    Returns False when it was there already. A part that an earlier call left is gone on with.
+
+    Raises:
+        AlreadyThere: `target` exists with other contents, and `force` is not given.
+        Corrupt: the bytes do not have the artifact's SHA-256.
+    """
+    if target.exists() and not force:
+        if target.is_file() and _digest(target) == artifact["sha256"]:
+            return False
+        raise AlreadyThere(f"{target} exists, and is not this artifact.")
+    part = target.with_name(target.name + ".part")
+    resumed = part.exists()
+    found = _complete(client, artifact, part, progress)
+    if found != artifact["sha256"] and resumed:  # the part was of something else: once more, from the beginning
+        part.unlink()
+        found = _complete(client, artifact, part, progress)
+    if found != artifact["sha256"]:
+        part.unlink()
+        raise Corrupt(f"The artifact should have SHA-256 {artifact['sha256']}, and has {found}.")
+    part.replace(target)
+    return True
+
+
+def _complete(client: Client, artifact: dict[str, Any], part: Path, progress: Progress) -> str:
+    """Fill `part`, going on where a broken transfer stopped, and return its SHA-256."""
+    for pause in (*PAUSES, None):
+        try:
+            _append(client, artifact, part, progress)
+            break
+        except Unreachable:
+            if pause is None:
+                raise
+            time.sleep(pause)
+    return _digest(part)
+
+
+def _append(client: Client, artifact: dict[str, Any], part: Path, progress: Progress) -> None:
+    there = part.stat().st_size if part.exists() else 0
+    if there == artifact["bytes"] and there:
+        return
+    with client.download(f"/v1/artifacts/{artifact['id']}/content", start=there) as answer:
+        if answer.status_code == HTTPStatus.PARTIAL_CONTENT:
+            mode = "ab"
+        else:  # the whole, or nothing from there on: what there is counts for nothing
+            mode, there = "wb", 0
+        with part.open(mode) as file:
+            if answer.is_success:
+                for chunk in answer.iter_raw():
+                    there += file.write(chunk)
+                    progress(there)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

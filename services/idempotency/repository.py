@@ -1,0 +1,40 @@
+"""Keyed answers in SQL."""
+
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.orm import Session
+
+# Two requests with one key meet at the primary key: the second waits until the first has committed or rolled back.
+_TAKE = text("""
+INSERT INTO idempotency_keys AS k (tenant_id, route, key, request_sha256)
+VALUES (:tenant_id, :route, :key, :request_sha256)
+ON CONFLICT (tenant_id, route, key) DO UPDATE
+  SET request_sha256 = excluded.request_sha256, created_at = clock_timestamp(), status = NULL, body = NULL
+  WHERE k.created_at < clock_timestamp() - make_interval(secs => :life_s)
+RETURNING true
+""")
+_READ = text("""
+SELECT request_sha256, status, body FROM idempotency_keys
+WHERE tenant_id = :tenant_id AND route = :route AND key = :key
+""")
+_ANSWER = text("""
+UPDATE idempotency_keys SET status = :status, body = :body
+WHERE tenant_id = :tenant_id AND route = :route AND key = :key
+""")
+
+
+def take(
+    session: Session, tenant_id: UUID, *, route: str, key: str, request_sha256: bytes, life_s: float
+) -> Row[tuple[bytes, int | None, bytes | None]] | None:
+    """None when the key is now ours; else the row of the request that had it first, once that has committed."""
+    named = {"tenant_id": tenant_id, "route": route, "key": key}
+    if session.execute(_TAKE, {**named, "request_sha256": request_sha256, "life_s": life_s}).first():
+        return None
+    return session.execute(_READ, named).one()
+
+
+def answer(session: Session, tenant_id: UUID, *, route: str, key: str, status: int, body: bytes) -> None:
+    """Keep what was answered."""
+    values = {"tenant_id": tenant_id, "route": route, "key": key, "status": status, "body": body}
+    session.execute(_ANSWER, values)

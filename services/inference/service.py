@@ -1,0 +1,149 @@
+"""The inference kind: what a request becomes before it is written, and which model answers. Nothing here commits."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from services.catalog import service as catalog
+from services.files import service as files
+from services.inference import repository
+from services.inference.models import ModelFacts, facts
+from services.jobs.kinds import Prepared
+from services.jobs.types import Claim
+from shared.contracts.inference import InferenceSpec
+from shared.db.models import File
+from shared.errors import FieldError, NotFound, Unprocessable, ValidationFailed
+from shared.manifest import Manifest
+from shared.recent import Recent
+
+MODEL_FOR_S = 1.0  #: how long a process believes what it read about a model's newest version
+CHARACTERS_PER_TOKEN = 4  #: of English text; an estimate is enough for a plan
+LINE_BYTES = 256  #: of an input file, to guess how many lines it has
+#: one device's rate that fair sharing charges before the real figure is known: small models run on small
+#: devices, so it varies less than either
+TOKENS_PER_GPU_S = 5000.0
+INLINE_SOURCES = {"prompts", "messages"}  #: fields of the spec that become lines
+
+_models: Recent[ModelFacts] = Recent(MODEL_FOR_S)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model version that every attempt of a job runs. `tenant_id` owns its blobs."""
+
+    id: UUID
+    tenant_id: UUID
+    name: str
+    digest: str
+    manifest: Manifest
+    config: dict[str, Any]
+    bytes: int
+    parameters: int
+    dtype: str
+    context_length: int
+
+
+def prepare(session: Session, tenant_id: UUID, spec: InferenceSpec) -> Prepared:
+    """Fix the model, turn prompts or chats into lines, and say what the job needs.
+
+    Raises:
+        UnknownModel: the tenant has no such model (`spec.model`).
+        ValidationFailed: the model's context is too short for `spec.max_tokens`.
+        Unprocessable: `spec.input_file` names no file of the tenant.
+    """
+    model = model_facts(session, tenant_id, spec.model)
+    if spec.max_tokens >= model.context_length:
+        message = (
+            f"{model.name} holds {model.context_length} tokens, prompt included:"
+            f" at most {model.context_length - 1} can be generated"
+        )
+        raise ValidationFailed(message, errors=(FieldError("spec.max_tokens", "context_length_exceeded", message),))
+    file = _file(session, tenant_id, spec.input_file) if spec.input_file is not None else None
+    lines = _lines(spec)
+    tokens = _tokens(spec, lines, file)
+
+    def extend(session: Session, job_id: UUID) -> None:
+        repository.insert(
+            session,
+            job_id,
+            tenant_id=tenant_id,
+            model_id=model.id,
+            model_digest=model.digest,
+            input_file_id=file.id if file else None,
+        )
+
+    return Prepared(
+        spec=spec.model_dump(mode="json", exclude=INLINE_SOURCES),
+        needs=model.needs(_longest(lines) // CHARACTERS_PER_TOKEN + spec.max_tokens),
+        planned_gpu_s=tokens / TOKENS_PER_GPU_S,
+        total=None if file else len(lines),
+        lines=lines,
+        expand=file is not None,
+        extend=extend,
+    )
+
+
+def restore(stored: dict[str, Any], inputs: tuple[dict[str, Any], ...]) -> InferenceSpec:
+    """The spec of a job that is run again: its lines go back to where they came from."""
+    if stored.get("input_file") is not None:
+        return InferenceSpec.model_validate(stored)
+    source = "prompts" if "prompt" in inputs[0] else "messages"
+    return InferenceSpec.model_validate(stored | {source: [line[_KEYS[source]] for line in inputs]})
+
+
+def model_facts(session: Session, tenant_id: UUID, name: str) -> ModelFacts:
+    """The newest version of the tenant's model, as read within the last second.
+
+    Raises:
+        UnknownModel: there is none of that name (`spec.model`).
+    """
+    return _models.get(session, (tenant_id, name), lambda: facts(catalog.get(session, tenant_id, name)))
+
+
+def model_of(session: Session, claim: Claim) -> ServedModel:
+    """The model version that was fixed when the job was submitted."""
+    row = repository.model_of(session, claim.tenant_id, claim.job_id)
+    assert row is not None, f"job {claim.job_id} has no model"
+    return ServedModel(**{**row, "manifest": Manifest.of_json(row["manifest"])})
+
+
+def like(parent_id: UUID) -> Callable[[Session, UUID], None]:
+    """Writes a child's columns as its parent's are."""
+    return lambda session, job_id: repository.copy(session, job_id, from_job_id=parent_id)
+
+
+_KEYS = {"prompts": "prompt", "messages": "messages"}
+
+
+def _lines(spec: InferenceSpec) -> tuple[dict[str, Any], ...]:
+    if spec.prompts is not None:
+        return tuple({"prompt": prompt} for prompt in spec.prompts)
+    chats = spec.messages or ()
+    return tuple({"messages": [message.model_dump() for message in chat]} for chat in chats)
+
+
+def _file(session: Session, tenant_id: UUID, file_id: str) -> File:
+    try:
+        return files.get(session, tenant_id, file_id, param="spec.input_file")
+    except NotFound as error:
+        raise Unprocessable(f"there is no file {file_id!r}", param="spec.input_file") from error
+
+
+def _tokens(spec: InferenceSpec, lines: Sequence[dict[str, Any]], file: File | None) -> int:
+    """Tokens read and written, guessed from sizes."""
+    count = len(lines) if file is None else max(1, file.bytes // LINE_BYTES)
+    size = sum(map(_size, lines)) if file is None else file.bytes
+    return size // CHARACTERS_PER_TOKEN + count * spec.max_tokens
+
+
+def _longest(lines: Sequence[dict[str, Any]]) -> int:
+    return max(map(_size, lines), default=0)
+
+
+def _size(line: dict[str, Any]) -> int:
+    if "prompt" in line:
+        return len(line["prompt"])
+    return sum(len(message["content"]) for message in line["messages"])

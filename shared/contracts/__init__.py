@@ -1,0 +1,1 @@
+"""Values that cross process borders. Imports the standard library and pydantic alone."""

@@ -1,0 +1,101 @@
+"""A forge process: the one JSON file it is started with, and the JSON lines that it writes to its stdout.
+
+A forge is started as `python -I -m workers.forge.<kind> spec.json` with an empty environment, its worker's pipe as
+stdin and the folder of its attempt as working directory. SIGTERM asks for a checkpoint and an end; the end of file on
+stdin means that the worker is dead. Paths in messages are below `out`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
+
+from shared.contracts.jobs import Contract, JobError, Text
+
+LINE_BYTES = 64 * 1024  #: longest message
+EXIT_STOPPED = 64  #: exit status: told to stop; the last checkpoint is where to go on
+EXIT_FAILED = 70  #: exit status: an `error` message said why
+EXIT_ORPHANED = 75  #: exit status: the worker is gone
+
+
+class Resume(Contract):
+    """Where to go on: a checkpoint of an earlier attempt, its files below `folder`, every digest checked."""
+
+    step: NonNegativeInt
+    folder: Path
+
+
+class ForgeSpec(BaseModel):
+    """Everything a forge is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: dict[str, Any]  #: the job's own spec
+    inputs: Path
+    out: Path
+    fingerprint: str  #: a checkpoint serves only attempts of the same fingerprint
+    resume: Resume | None = None
+    threads: PositiveInt = 1
+    nice: NonNegativeInt = 0
+    parent_pid: PositiveInt
+
+
+class ProgressMessage(Contract):
+    """How far the work is."""
+
+    type: Literal["progress"] = "progress"
+    done: NonNegativeInt
+    total: NonNegativeInt | None = None
+    unit: str = "steps"
+
+
+class MetricMessage(Contract):
+    """Figures of one step (loss, learning rate …)."""
+
+    type: Literal["metric"] = "metric"
+    step: NonNegativeInt
+    values: dict[str, float]
+
+
+class LogMessage(Contract):
+    """A line for the job's log."""
+
+    type: Literal["log"] = "log"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    message: Text
+
+
+class CheckpointMessage(Contract):
+    """A folder below `out` holds a checkpoint; it is complete and synced. The worker deletes it once it is stored."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: NonNegativeInt
+    folder: str
+
+
+class ArtifactMessage(Contract):
+    """A file below `out` is a result."""
+
+    type: Literal["artifact"] = "artifact"
+    name: str
+    path: str
+    media_type: str = "application/octet-stream"
+
+
+class DoneMessage(Contract):
+    """The work is done; every artifact has been named before."""
+
+    type: Literal["done"] = "done"
+
+
+class ErrorMessage(Contract):
+    """The work went wrong."""
+
+    type: Literal["error"] = "error"
+    error: JobError
+
+
+Message = (
+    ProgressMessage | MetricMessage | LogMessage | CheckpointMessage | ArtifactMessage | DoneMessage | ErrorMessage
+)
+MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])

@@ -1,0 +1,1 @@
+"""The embedded yard: the production stores and our own processes, children of one parent."""
