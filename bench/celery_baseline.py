@@ -47,7 +47,7 @@ def main() -> None:
         for _ in range(COUNT):
             noop.apply_async(producer=producer)
     app.worker_main(
-        ["worker", "--pool", "threads", "-c", "8", "--without-gossip", "--without-mingle", "--without-heartbeat", "-q"]
+        ["worker", "--pool", "threads", "-c", "8", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     )
 
 

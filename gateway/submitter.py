@@ -17,7 +17,7 @@ from shared import failpoints
 from shared.contracts.jobs import JobRequest
 from shared.errors import DatabaseUnavailable
 
-LANES = 2  #: groups in work at once: one waits for PostgreSQL while the other has the interpreter
+LANES = 1
 GROUP = 16
 SMALL_BYTES = 64 * 1024
 

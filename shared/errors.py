@@ -5,12 +5,16 @@
     ├── Unauthorized 401
     ├── Forbidden 403             MissingScope
     ├── NotFound 404              UnknownModel
-    ├── Conflict 409              AlreadyFinished · NotPausable · InUse
+    ├── Conflict 409              AlreadyFinished · NotFinished
     ├── PreconditionFailed 412
     ├── TooLarge 413
-    ├── Unprocessable 422         IdempotencyMismatch · Unplaceable · UnknownClass · PastDeadline · ValidationFailed
+    ├── RangeNotSatisfiable 416   in shared.ranges
+    ├── Unprocessable 422         IdempotencyMismatch · Unplaceable · UnknownClass · ValidationFailed;
+    │                             UnsafeModel in services.catalog
     ├── TooManyRequests 429
-    ├── Unavailable 503           DatabaseUnavailable · StoreUnavailable · EngineUnavailable
+    ├── Unavailable 503           DatabaseUnavailable · StoreUnavailable · EngineUnavailable;
+    │                             CacheUnavailable in shared.cache, BrokerUnavailable in shared.broker
+    ├── BlobMissing · BlobCorrupt in shared.blobs: a row promises what the store does not hold
     └── Fenced                    a stale attempt tried to write; never reaches HTTP
 
 The docstring is the default message. `code` is stable and documented; `param` names the offending field.

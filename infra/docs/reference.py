@@ -193,7 +193,7 @@ def job_errors() -> str:
 
 def job_error_codes() -> Iterator[tuple[str, str]]:
     """(code, title) of every `JobError(code="…", title="…")` in the tree, and of what an engine's log betrays."""
-    yield from ((name, title) for _, name, title in CAUSES)
+    yield from ((name, title) for _, name, title, *_ in CAUSES)
     for file in sorted(path for folder in ("services", "workers") for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "JobError":

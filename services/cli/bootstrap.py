@@ -44,8 +44,10 @@ def _first_key(database: Database, folder: Path) -> UUID:
 
 def _packaged_models(database: Database, configured: Settings, tenant_id: UUID) -> None:
     """Register every folder of infra/models that holds a model, under the folder's name."""
+    store = Store.of(configured)
+    store.probe()
     with resources.as_file(resources.files("infra.models")) as folder:
         for config in sorted(folder.glob("*/config.json")):
             name = config.parent.name
-            model = catalog.register_folder(database, Store.of(configured), tenant_id, name=name, folder=config.parent)
+            model = catalog.register_folder(database, store, tenant_id, name=name, folder=config.parent)
             note(f"model {name} {model.digest[:12]}")

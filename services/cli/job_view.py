@@ -6,14 +6,15 @@ from typing import Any
 
 from services.cli.output import say, table
 
-WIDEST = 120  # characters of a text that is shown in a table or a field
+WIDEST = 120  # characters of a text that is shown in a table
+LONGEST = 1000  # of a field or a line of its own
 
 
 def show_job(job: Mapping[str, Any]) -> None:
     """One job, field by field; empty fields are left out."""
     for name, value in _fields(job):
         if value not in (None, "", {}):
-            say(f"{name:<10} {value}")
+            say(f"{name:<10} {clip(str(value), width=LONGEST)}")
 
 
 def show_jobs(jobs: Sequence[Mapping[str, Any]]) -> None:

@@ -211,8 +211,8 @@ def logs(
         emit({"object": "list", "data": list(lines), "has_more": False})
         return
     for line in lines:
-        text = f"{line['created_at']} {line['attempt']} {line['level']:<7} {line['message']}"
-        say(_line(line) if as_json else text)
+        text = f"{line['created_at']} {line['attempt']} {line['level']} {line['message']}"
+        say(_line(line) if as_json else job_view.clip(text, width=job_view.LONGEST))
 
 
 def _logs(client: Client, job_id: str, *, follow_: bool) -> Iterator[dict[str, Any]]:

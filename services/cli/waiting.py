@@ -7,7 +7,7 @@ from typing import Any
 
 from services.cli.client import CallError, Client, Unreachable
 from services.cli.following import Event, follow
-from services.cli.job_view import cause_of_end
+from services.cli.job_view import LONGEST, cause_of_end, clip
 from services.cli.output import ExitCode, note
 from shared.clock import monotonic
 from shared.contracts.jobs import State
@@ -60,14 +60,14 @@ def until_end(client: Client, job_id: str, *, timeout_s: float | None = None) ->
 def verdict(job: Mapping[str, Any]) -> ExitCode:
     """Say on stderr how a job ended, and return its exit code."""
     because = cause_of_end(job)
-    note(f"job {job['id']} {job['state']}{f': {because}' if because else ''}")
+    note(clip(f"job {job['id']} {job['state']}{f': {because}' if because else ''}", width=LONGEST))
     return ENDS[State(job["state"])]
 
 
 def headline(event: Event) -> str:
     """An event in one line."""
     data = " ".join(f"{key}={_short(value)}" for key, value in event.data.items())
-    return f"{event.raw.get('created_at', '')} {event.id:>4} {event.type} {data}".rstrip()
+    return clip(f"{event.raw.get('created_at', '')} {event.id:>4} {event.type} {data}", width=LONGEST)
 
 
 def _look(client: Client, job: dict[str, Any]) -> dict[str, Any]:

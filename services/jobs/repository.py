@@ -186,9 +186,7 @@ def checkpoints(session: Session, tenant_id: UUID, job_id: UUID) -> list[Checkpo
 def mark_corrupt(session: Session, tenant_id: UUID, checkpoint_id: UUID) -> None:
     """Note that a checkpoint's blobs are not what they were: no attempt resumes from it again."""
     session.execute(
-        update(Checkpoint)
-        .where(Checkpoint.tenant_id == tenant_id, Checkpoint.id == checkpoint_id)
-        .values(corrupt=True)
+        update(Checkpoint).where(Checkpoint.tenant_id == tenant_id, Checkpoint.id == checkpoint_id).values(corrupt=True)
     )
 
 

@@ -12,9 +12,5 @@ class ProbeSpec(Contract):
 
     steps: int = Field(0, ge=0, le=100_000, strict=True)
     step_seconds: float = Field(0.0, ge=0, le=3600)
-    checkpoint_every: int = Field(
-        0, ge=0, description="forge only: a checkpoint every so many steps; 0 is none"
-    )
-    pool: Literal["serve", "forge"] = Field(
-        "serve", description="forge runs the steps in an exclusive process"
-    )
+    checkpoint_every: int = Field(0, ge=0, description="forge only: a checkpoint every so many steps; 0 is none")
+    pool: Literal["serve", "forge"] = Field("serve", description="forge runs the steps in an exclusive process")

@@ -25,6 +25,7 @@ class Database:
             pool_size=pool,
             max_overflow=0,
             pool_timeout=3,
+            hide_parameters=True,  # prompts must not stand in an error's message
             connect_args={"options": options, "application_name": name, "connect_timeout": 3},
         )
 

@@ -30,7 +30,9 @@ class TestFailpoints:
             job_id = submit(yard, "inference", inference(60))
             job = history.finished(job_id)
             assert job["state"] == State.SUCCEEDED
-            assert job["attempt"] == len(WORKER) + 1, "the worker died in each window"
+            passed = {path.name.removeprefix("failpoint-") for path in yard.place.data.rglob("failpoint-*")}
+            assert passed == set(WORKER), "the worker died in each window"
+            assert job["attempt"] > 2
             history.check([job_id])
 
     def test_a_forge_job_resumes_from_its_checkpoint(self, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The `inference` kind from claim to results.jsonl, with the real engine and yard-tiny."""
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def store(world: World) -> Store:
 
 def submit(world: World, prompts: list[str], **spec: Any) -> UUID:
     """An inference job as the gateway would write it."""
-    wish = InferenceSpec(model="yard-tiny", prompts=prompts, **{"max_tokens": 8, **spec})
+    wish = InferenceSpec(prompts=prompts, **{"model": "yard-tiny", "max_tokens": 8, **spec})
     with world.database.transaction() as session:
         prepared = inference_kind.KIND.prepare(session, world.tenant, wish)
         job = build.job(
@@ -96,6 +97,20 @@ class TestRun:
         assert lines[2]["output"] == lines[3]["output"]
         assert (ended.progress_done, ended.completion_tokens) == (4, 24)
         assert ended.gpu_seconds > 0
+
+    def test_a_model_that_cannot_be_loaded_fails_its_job_for_good(
+        self, world: World, store: Store, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "strange"
+        shutil.copytree(TINY, folder)
+        config = orjson.loads((folder / "config.json").read_bytes())
+        (folder / "config.json").write_bytes(orjson.dumps(config | {"hidden_size": 384}))
+        catalog.register_folder(world.database, store, world.tenant, name="strange", folder=folder)
+        job = submit(world, ["def f("], model="strange")
+        world.runner()
+        ended = world.wait_for(job, State.FAILED, timeout=40)
+        assert ended.error is not None
+        assert (ended.error["code"], ended.attempt) == ("engine_load_failed", 1)
 
     def test_cancel_stops_generation(self, world: World, store: Store) -> None:
         job = submit(world, ["def f("] * 3, max_tokens=400, ignore_eos=True, temperature=0.9)

@@ -40,7 +40,7 @@ class TestGroups:
 
         async def scene() -> list[State | None]:
             ledger = Ledger(Transactions(world.database))
-            return await asyncio.gather(ledger.end(finish(good)), ledger.end(finish(stale, attempt=7)))
+            return list(await asyncio.gather(ledger.end(finish(good)), ledger.end(finish(stale, attempt=7))))
 
         assert asyncio.run(scene()) == [State.SUCCEEDED, None]
         assert world.state(stale.job_id) == State.RUNNING

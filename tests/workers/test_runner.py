@@ -142,7 +142,6 @@ class TestDoubt:
             wait_until(lambda: not runner.claims.live)
         assert attempts(world, job) == [(1, "succeeded")]
 
-
     @pytest.mark.faults
     def test_work_goes_on_while_the_database_is_away(self, world: World, stores: RunningStores) -> None:
         job = world.job(spec={"steps": 30, "step_seconds": 0.1})

@@ -47,7 +47,7 @@ async def run(work: Work, host: Host) -> Finish:
     try:
         await _generate(work, host)
     except EngineFailed as failure:
-        raise JobFailed(failure.error) from failure
+        raise JobFailed(failure.error, permanent=not failure.error.retryable) from failure
     except asyncio.CancelledError:
         if work.stop is not Stop.DEADLINE or work.claim.parent_id is not None:
             raise

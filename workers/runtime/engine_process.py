@@ -31,12 +31,12 @@ TAIL_BYTES = 16 * 1024
 STOP_S = 10.0  # from SIGTERM to SIGKILL: the engine drains for `drain_s`, 5 s
 SHORT_S = 2.0  # a small question to a live engine
 
-#: what the tail of a log gives away → code and title; the first that is found names the error
+#: what the tail of a log gives away → code, title, whether another try may help; the first that is found counts
 CAUSES: Final = (
-    ("OutOfMemoryError", "engine_out_of_memory", "The model and its KV cache do not fit the device"),
-    ("MemoryError", "engine_out_of_memory", "The host ran out of memory while the engine started"),
-    ("CUDA", "engine_device_failed", "The engine lost its device"),
-    ("load_failed", "engine_load_failed", "The engine could not load the model"),
+    ("OutOfMemoryError", "engine_out_of_memory", "The model and its KV cache do not fit the device", True),
+    ("MemoryError", "engine_out_of_memory", "The host ran out of memory while the engine started", True),
+    ("CUDA", "engine_device_failed", "The engine lost its device", True),
+    ("load_failed", "engine_load_failed", "The engine could not load the model", False),
 )
 
 log = logger(__name__)
@@ -194,9 +194,9 @@ class EngineProcess:
         """Why it died, as far as its log and its exit status tell."""
         status = self._child.wait() if self._child else None
         text = self._last_words()
-        for sign, code, title in CAUSES:
+        for sign, code, title, retryable in CAUSES:
             if sign in text:
-                return JobError(code=code, title=title, detail=f"exit status {status}", retryable=True)
+                return JobError(code=code, title=title, detail=f"exit status {status}", retryable=retryable)
         if status == -signal.SIGKILL:
             title = "The engine was killed, perhaps because the host ran out of memory"
             return JobError(code="engine_killed", title=title, retryable=True)

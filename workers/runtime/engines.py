@@ -28,7 +28,6 @@ from workers.runtime.work import Work
 
 DEATHS: Final = 3  # of one engine without an answer between them, after which it is given up
 FIRST_WAIT_S: Final = 0.5  # before the second start in a row; then it doubles
-HOPELESS: Final = frozenset({"engine_load_failed", "engine_out_of_memory"})  # the next start would end the same way
 KIND: Final = "transformers"
 
 log = logger(__name__)
@@ -187,7 +186,7 @@ class Engines:
         engine.deaths += 1
         log.error("engine died", extra={"model": engine.model.digest, "code": error.code, "detail": error.detail})
         self._regain(engine)
-        if engine.deaths >= DEATHS or error.code in HOPELESS:
+        if engine.deaths >= DEATHS or not error.retryable:
             engine.give_up(error)
             return False
         return bool(engine.users)

@@ -66,11 +66,9 @@ async def run_forge(work: Work, host: Host, *, module: str) -> Finish:
     """
     slots = await host.devices.take(Pool.FORGE, work.claim.devices, vacate=host.engines.vacate)
     folder = host.folders.attempt(work.id, work.claim.attempt)
-    started = monotonic()
     try:
         return await _Forge(work, host, folder, slots).run(module)
     finally:
-        work.gpu_seconds += (monotonic() - started) * len(slots)
         host.devices.give_back(slots)
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
@@ -93,6 +91,7 @@ class _Forge:
     async def run(self, module: str) -> Finish:
         spec = await self._prepare()
         ooms = _oom_kills()
+        started = monotonic()
         process = self._start(module, spec)
         driving = asyncio.ensure_future(self._drive(process))
         try:
@@ -107,6 +106,7 @@ class _Forge:
             status = process.wait()
             process.stdin.close()  # type: ignore[union-attr]  # a pipe, see _start
             driving.cancel()
+            self._work.gpu_seconds += (monotonic() - started) * len(self._slots)
         if not self._done:
             raise JobFailed(self._error or _death(status, oom=_oom_kills() > ooms), permanent=self._hopeless())
         return await self._finish()

@@ -117,6 +117,9 @@ def _write_lines(session: Session, lines: Sequence[LineRecord], again: bool) -> 
 
 
 def _write_ends(session: Session, finishes: Sequence[Finish], again: bool) -> list[State | None]:  # noqa: FBT001
+    beats = [finish.beat for finish in finishes if finish.beat is not None]
+    if beats:
+        lifecycle.beat(session, beats)
     endings = [finish.ending for finish in finishes if _rows_written(session, finish)]
     states = {ended.job_id: ended.state for ended in lifecycle.end(session, endings)} if endings else {}
     found = [states.get(finish.ending.job_id) for finish in finishes]

@@ -28,7 +28,8 @@ class SlotName:
     gpu_class: str
 
     def __str__(self) -> str:
-        return f"{self.gpu_class}{self.device}" + (f".{self.pool}" if self.pool else "")
+        device = f"{CPU if self.gpu_class == CPU else 'gpu'}{self.device}"
+        return f"{device}.{self.pool}" if self.pool else device
 
     def serves(self, pool: Pool) -> bool:
         """Whether work of `pool` may run here."""

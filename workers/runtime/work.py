@@ -51,11 +51,12 @@ class JobFailed(Exception):
 
 @dataclass(frozen=True)
 class Finish:
-    """The end of an attempt, and the rows (artifacts) that its transaction writes under the fence."""
+    """The end of an attempt, its last progress, and the artifact rows that its transaction writes under the fence."""
 
     tenant_id: UUID
     ending: Ending
     write: Callable[[Session], None] | None = None
+    beat: Beat | None = None
 
 
 class Work:
@@ -110,23 +111,30 @@ class Work:
 
     def succeeded(self, write: Callable[[Session], None] | None = None) -> Finish:
         """The end of work that is done; `write` adds its artifacts in the same transaction."""
-        return Finish(self.claim.tenant_id, self._ending(Outcome.SUCCEEDED), write)
+        return self._finish(Outcome.SUCCEEDED, write=write)
 
     def stopped(self, write: Callable[[Session], None] | None = None) -> Finish:
         """The end of work that was halted; `write` keeps what there is of its results."""
         assert self.stop is not None
         outcome, error = ENDS[self.stop]
-        return Finish(self.claim.tenant_id, self._ending(outcome, error=error), write)
+        return self._finish(outcome, error=error, write=write)
 
     def failed(self, failure: JobFailed) -> Finish:
         """The end of work that went wrong."""
-        ending = self._ending(Outcome.FAILED, error=failure.error, permanent=failure.permanent)
-        return Finish(self.claim.tenant_id, ending)
+        return self._finish(Outcome.FAILED, error=failure.error, permanent=failure.permanent)
 
-    def _ending(self, outcome: Outcome, *, error: JobError | None = None, permanent: bool = False) -> Ending:
+    def _finish(
+        self,
+        outcome: Outcome,
+        *,
+        error: JobError | None = None,
+        permanent: bool = False,
+        write: Callable[[Session], None] | None = None,
+    ) -> Finish:
         usage = Usage(gpu_seconds=self.gpu_seconds, cost=self._cost())
         told = error.model_copy(update={"attempt": self.claim.attempt}) if error else None
-        return Ending(self.id, self.claim.attempt, outcome, error=told, permanent=permanent, usage=usage)
+        ending = Ending(self.id, self.claim.attempt, outcome, error=told, permanent=permanent, usage=usage)
+        return Finish(self.claim.tenant_id, ending, write, self.beat() if self._progress else None)
 
     def _cost(self) -> float:
         if not self.gpu_seconds:
