@@ -35,10 +35,11 @@ def _celery(yard: Yard, count: int) -> float:
     broker = yard.settings.broker_url.get_secret_value()
     words = [sys.executable, "-m", "bench.celery_baseline", broker, str(count)]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=300)
-    if not done.stdout.strip():
-        msg = f"the Celery baseline printed nothing: {done.stderr[-2000:]}"
+    rates = [line for line in done.stdout.splitlines() if line.startswith("tasks/s: ")]
+    if not rates:
+        msg = f"the Celery baseline printed no rate: {done.stderr[-2000:]}"
         raise RuntimeError(msg)
-    return float(done.stdout.split()[-1])
+    return float(rates[0].split()[-1])
 
 
 def run_jobs(yard: Yard, count: int) -> float:

@@ -110,7 +110,7 @@ def _open(data: Path) -> Yard:
     )
 
 
-def until(ready: Callable[[], bool], *, timeout_s: float = 60, every_s: float = 0.01) -> None:
+def until(ready: Callable[[], object], *, timeout_s: float = 60, every_s: float = 0.01) -> None:
     """Poll until `ready()`.
 
     Raises:

@@ -33,6 +33,7 @@ from shared.errors import (
     TooManyRequests,
     Unauthorized,
     Unavailable,
+    UnknownParameter,
     ValidationFailed,
 )
 from shared.telemetry import logger
@@ -41,6 +42,7 @@ PROBLEM_JSON = "application/problem+json"
 #: paths that OpenAI's clients call: they expect plain JSON
 OPENAI_PATHS = ("/v1/models", "/v1/files", "/v1/batches", "/v1/uploads", "/v1/fine_tuning", "/v1/chat")
 RETRY_AFTER_MS = 1000
+TOLD = 3  #: fields that the detail tells of; `errors` has them all
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 log = logger(__name__)
@@ -87,20 +89,20 @@ class InternalError(ModelyardError):
 
 def problem(error: ModelyardError, *, path: str, request_id: str) -> dict[str, Any]:
     """The body that describes `error`."""
-    code = _code(error)
+    code, detail = error.code, _detail(error)
     kind = _OPENAI_TYPES.get(error.status) or ("server_error" if error.status >= 500 else "invalid_request_error")
     return {
         "type": f"/docs#{code}",
         "title": (type(error).__doc__ or HTTPStatus(error.status).phrase).strip(),
         "status": error.status,
-        "detail": error.message,
+        "detail": detail,
         "instance": path,
         "code": code,
         "param": error.param,
         "request_id": request_id,
         "retryable": error.retryable,
         "errors": [{"param": f.param, "code": f.code, "message": f.message} for f in error.errors],
-        "error": {"message": error.message, "type": kind, "param": error.param, "code": code},
+        "error": {"message": detail, "type": kind, "param": error.param, "code": code},
     }
 
 
@@ -133,7 +135,7 @@ def install(app: FastAPI) -> None:
 
 def _handler(mapped: Callable[[Any], ModelyardError]) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def handle(request: Request, raised: Exception) -> Response:
-        error = mapped(raised)
+        error = _named(mapped(raised))
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             fields = {"code": error.code, "request_id": request.state.request_id}
             log.warning("request failed", exc_info=raised, extra=fields)
@@ -147,10 +149,19 @@ def _handler(mapped: Callable[[Any], ModelyardError]) -> Callable[[Request, Exce
     return handle
 
 
-def _code(error: ModelyardError) -> str:
-    """A request whose only fault is fields that we do not know says so in its own code, as OpenAI does."""
-    unknown = {field.code for field in error.errors} == {"unknown_parameter"}
-    return "unknown_parameter" if unknown else error.code
+def _named(error: ModelyardError) -> ModelyardError:
+    """A request whose only fault is fields that we do not know is a 400 of that name, as OpenAI answers."""
+    unknown = {field.code for field in error.errors} == {UnknownParameter.code}
+    return UnknownParameter(errors=error.errors) if unknown and isinstance(error, ValidationFailed) else error
+
+
+def _detail(error: ModelyardError) -> str:
+    """The message; of wrong fields, what is wrong with the first ones, for callers who show one line."""
+    if not error.errors or error.message != (type(error).__doc__ or "").strip():
+        return error.message
+    told = [f"{field.param}: {field.message}" for field in error.errors[:TOLD]]
+    more = len(error.errors) - TOLD
+    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
 
 
 def _advice(error: ModelyardError) -> dict[str, str]:
@@ -171,7 +182,7 @@ def _invalid(error: RequestValidationError) -> ModelyardError:
 
 def _field(item: Mapping[str, Any]) -> FieldError:
     path = ".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0])
-    code = "unknown_parameter" if item["type"] == "extra_forbidden" else item["type"]
+    code = UnknownParameter.code if item["type"] == "extra_forbidden" else item["type"]
     return FieldError(path, code, item["msg"])
 
 

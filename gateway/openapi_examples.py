@@ -255,7 +255,7 @@ PROBLEM = {
     "type": "/docs#validation_failed",
     "title": "A field is missing, unknown or has a wrong value.",
     "status": 422,
-    "detail": "A field is missing, unknown or has a wrong value.",
+    "detail": "spec.max_tokens: Input should be greater than or equal to 1",
     "instance": "/v1/jobs",
     "code": "validation_failed",
     "param": "spec.max_tokens",
@@ -269,7 +269,7 @@ PROBLEM = {
         }
     ],
     "error": {
-        "message": "A field is missing, unknown or has a wrong value.",
+        "message": "spec.max_tokens: Input should be greater than or equal to 1",
         "type": "invalid_request_error",
         "param": "spec.max_tokens",
         "code": "validation_failed",

@@ -1,7 +1,7 @@
 """Calls that make a job, done once however often they come: by `Idempotency-Key`, or as the SDK marks a retry."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from services.idempotency.service import Answer, Key
 from services.jobs import service, views
 from services.jobs.service import Submitted
 from services.jobs.views import View
-from shared.contracts.jobs import JobRequest
+from shared.contracts.jobs import Driver, JobRequest
 from shared.errors import InvalidField
 
 ACCEPTED = 202
@@ -107,6 +107,12 @@ def retry(session: Session, caller: Caller, job_id: UUID, *, once: Once) -> Acce
     return _once(session, key, lambda: service.retry(session, caller.tenant_id, job_id))
 
 
+def accept_all(session: Session, asked: Sequence[tuple[Caller, JobRequest]]) -> list[Accepted]:
+    """Write several jobs that have nothing to do with each other, in one statement."""
+    made = service.submit_all(session, [(caller.tenant_id, request) for caller, request in asked])
+    return [_accepted(session, each) for each in made]
+
+
 def accept(session: Session, caller: Caller, request: JobRequest, *, once: Once) -> Accepted:
     """Write a job, or find the one that this call has made before."""
     if once.blind_retry and once.key is None:
@@ -125,8 +131,15 @@ def _once(session: Session, key: Key | None, work: Callable[[], Submitted]) -> A
     """Do `work`, or replay the answer of the call that has done it."""
     if key and (first := key.replay(session)):
         return Accepted(UUID(orjson.loads(first.body)["id"]), first.body, replayed=True)
-    made = work()
-    body = JobOut.of(View(made.job), secret=made.webhook_secret).json_bytes()
+    accepted = _accepted(session, work())
     if key:
-        key.keep(session, Answer(ACCEPTED, body))
+        key.keep(session, Answer(ACCEPTED, accepted.body))
+    return accepted
+
+
+def _accepted(session: Session, made: Submitted) -> Accepted:
+    view = View(made.job)
+    if made.job.driver == Driver.CHILDREN:  # it has begun already, and its children count
+        view = views.one(session, made.job.tenant_id, made.job.id)
+    body = JobOut.of(view, secret=made.webhook_secret).json_bytes()
     return Accepted(made.job.id, body, webhook_secret=made.webhook_secret)

@@ -20,7 +20,9 @@
 The docstring is the default message. `code` is stable and documented; `param` names the offending field.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 
@@ -47,6 +49,17 @@ class ModelyardError(Exception):
         self.param = param or (errors[0].param if errors else None)
         self.errors = errors
         super().__init__(self.message)
+
+
+@contextmanager
+def inside(path: str) -> Iterator[None]:
+    """Name fields of errors raised in the block by where they stand: `spec` is `on_success.0.spec` in the request."""
+    try:
+        yield
+    except ModelyardError as error:
+        error.param = f"{path}.{error.param}" if error.param else path
+        error.errors = tuple(replace(field, param=f"{path}.{field.param}") for field in error.errors)
+        raise
 
 
 class BadRequest(ModelyardError):

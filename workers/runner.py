@@ -7,12 +7,15 @@ last. Nothing here needs Redis: bells come through `wake`, wishes about jobs thr
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.orm import Session
+
 from services.jobs import lifecycle
+from services.workers import service as workers
 from services.workers.types import Slots as SlotCount
 from shared.clock import monotonic
 from shared.contracts.jobs import Pool
@@ -162,9 +165,7 @@ class Runner:
         if self.claims.open and len(self._slots.missing) == missing:
             return
         if dead:
-            lost = await self.host.transactions.insist(
-                lambda session, _: lifecycle.release_owned(session, sorted(dead))
-            )
+            lost = await self.host.transactions.insist(lambda session, _: _take_over(session, sorted(dead)))
             log.info("took over from a dead worker", extra={"workers": sorted(map(str, dead)), "jobs": lost})
         self._slots.sign(self.presence.ids)
         if not self.claims.open:
@@ -189,6 +190,13 @@ class Runner:
             await self.host.engines.detach(grace_s=self._settings.engine_handover_s)
         else:
             await self.host.engines.stop()
+
+
+def _take_over(session: Session, dead: Sequence[UUID]) -> int:
+    """Queue the jobs of dead workers again, and write the workers off with their engines; how many jobs."""
+    for worker_id in dead:
+        workers.stop(session, worker_id)
+    return lifecycle.release_owned(session, dead)
 
 
 async def _lasting(work: Callable[[], Awaitable[None]]) -> None:

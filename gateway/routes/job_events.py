@@ -17,7 +17,7 @@ from gateway.deps import PAGE, JobId, Limit
 from gateway.edge import edge_of
 from gateway.routing import Route, authenticate, caller_of, needs
 from gateway.schemas.common import Page
-from gateway.schemas.jobs import EventOut
+from gateway.schemas.job_parts import EventOut
 from gateway.streams import LIFE_S, PING, PING_S, RECHECK_S, message
 from services.accounts.service import Scope
 from services.jobs import repository, service

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from gateway.deps import CallerDep, JobId, SessionDep
 from gateway.routing import Route, needs
 from gateway.schemas.common import Page
-from gateway.schemas.jobs import AttemptOut, CheckpointOut, LogOut
+from gateway.schemas.job_parts import AttemptOut, CheckpointOut, LogOut
 from gateway.schemas.webhooks import DeliveryOut
 from services.accounts.service import Scope
 from services.jobs import explain, repository, service

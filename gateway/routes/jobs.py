@@ -20,7 +20,7 @@ from services.accounts.service import Scope
 from services.jobs import service, views
 from services.jobs.views import View
 from shared.clock import monotonic
-from shared.contracts.jobs import JobRequest, State
+from shared.contracts.jobs import JobRequest, State, Text
 from shared.errors import InvalidCursor
 
 JSON = "application/json"
@@ -64,7 +64,7 @@ def list_jobs(
     after: Annotated[str | None, Query(description="id of the job before the page")] = None,
     before: Annotated[str | None, Query(description="id of the job behind the page")] = None,
     state: Annotated[list[State] | None, Query(description="one or more states")] = None,
-    kind: Annotated[list[str] | None, Query(description="one or more kinds")] = None,
+    kind: Annotated[list[Text] | None, Query(description="one or more kinds")] = None,
 ) -> Page[JobOut]:
     """Jobs, newest first. Children are listed nowhere; their parent sums them up."""
     limit = min(limit, PAGE)

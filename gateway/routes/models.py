@@ -9,6 +9,7 @@ from gateway.routing import Route, needs
 from gateway.schemas.models import ModelList, ModelOut
 from services.accounts.service import Scope
 from services.catalog import service
+from shared.contracts.jobs import Text
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=Route)
 
@@ -22,7 +23,7 @@ def list_models(session: SessionDep, caller: CallerDep) -> ModelList:
 
 @router.get("/{model:path}", openapi_extra=needs(Scope.MODELS_READ))
 def get_model(
-    model: Annotated[str, Path(description="a model's name; a slash may come encoded")],
+    model: Annotated[Text, Path(description="a model's name; a slash may come encoded")],
     session: SessionDep,
     caller: CallerDep,
 ) -> ModelOut:

@@ -27,8 +27,9 @@ RETURNING j.id, j.cancel_requested_at IS NOT NULL AS cancel, j.held_at IS NOT NU
 
 _PROGRESS = text("""
 WITH moved AS (
-  UPDATE jobs j SET progress_done = COALESCE(b.done, j.progress_done), progress_total = COALESCE(b.total, j.progress_total),
-    progress_unit = COALESCE(b.unit, j.progress_unit), event_seq = j.event_seq + 1
+  UPDATE jobs j SET progress_done = COALESCE(b.done, j.progress_done),
+    progress_total = COALESCE(b.total, j.progress_total), progress_unit = COALESCE(b.unit, j.progress_unit),
+    event_seq = j.event_seq + 1
   FROM jsonb_to_recordset(:beats) AS b(job_id uuid, attempt int, done bigint, total bigint, unit text)
   WHERE j.id = b.job_id AND j.state = 'running' AND j.attempt = b.attempt
   RETURNING j.id, j.tenant_id, j.kind, j.state, j.attempt, j.event_seq, j.webhook, j.webhook_secret, j.error,
@@ -42,8 +43,8 @@ SELECT * FROM moved
 
 _LINES = text("""
 WITH input AS (
-  SELECT * FROM jsonb_to_recordset(:lines) AS n(job_id uuid, attempt int, line_no int, output jsonb, error
-  jsonb)),
+  SELECT * FROM jsonb_to_recordset(:lines)
+    AS n(job_id uuid, attempt int, line_no int, output jsonb, error jsonb)),
 owned AS (
   SELECT j.id, j.attempt FROM jobs j
   WHERE j.state = 'running' AND (j.id, j.attempt) IN (SELECT job_id, attempt FROM input)
@@ -98,11 +99,12 @@ moved AS (
   UPDATE jobs j SET state = d.next, failure_count = d.failures, lost_count = d.lost,
     run_after = CASE WHEN d.next = 'queued' THEN clock_timestamp() + make_interval(secs => d.wait)
       ELSE j.run_after END,
-    finished_at = CASE WHEN d.next = 'queued' THEN NULL ELSE clock_timestamp() END, error = CASE WHEN d.next =
-    'succeeded' THEN NULL ELSE COALESCE(d.error, j.error) END, lease_owner = NULL, lease_id = NULL,
-    lease_expires_at = NULL, event_seq = j.event_seq + 1, prompt_tokens = j.prompt_tokens + s.prompt_tokens,
-    completion_tokens = j.completion_tokens + s.completion_tokens, gpu_seconds = j.gpu_seconds +
-    s.gpu_seconds, cost = j.cost + s.cost
+    finished_at = CASE WHEN d.next = 'queued' THEN NULL ELSE clock_timestamp() END,
+    error = CASE WHEN d.next = 'succeeded' THEN NULL ELSE COALESCE(d.error, j.error) END,
+    lease_owner = NULL, lease_id = NULL, lease_expires_at = NULL, event_seq = j.event_seq + 1,
+    prompt_tokens = j.prompt_tokens + s.prompt_tokens,
+    completion_tokens = j.completion_tokens + s.completion_tokens,
+    gpu_seconds = j.gpu_seconds + s.gpu_seconds, cost = j.cost + s.cost
   FROM decided d JOIN spent s ON s.job_id = d.job_id WHERE j.id = d.job_id
   RETURNING j.id, j.driver, j.tenant_id, j.kind, j.state, j.attempt, j.event_seq, j.queue, j.tier,
     j.gpu_class, j.run_after, j.held_at, j.parent_id, j.webhook, j.webhook_secret, j.error, j.finished_at,
@@ -115,13 +117,13 @@ ended AS (
 told AS (
   INSERT INTO job_events (job_id, seq, tenant_id, type, data)
   SELECT id, event_seq, tenant_id, event, jsonb_strip_nulls(jsonb_build_object(
-    'attempt', attempt, 'outcome', outcome, 'error', error, 'retry_in_s', CASE WHEN state = 'queued' THEN wait
-    END))
+    'attempt', attempt, 'outcome', outcome, 'error', error,
+    'retry_in_s', CASE WHEN state = 'queued' THEN wait END))
   FROM moved),
 charged AS (
-  INSERT INTO usage (job_id, attempt, tenant_id, gpu_class, prompt_tokens, completion_tokens, gpu_seconds,
-  cost) SELECT id, attempt, tenant_id, gpu_class, prompt_tokens, completion_tokens, gpu_seconds, cost FROM
-  moved WHERE attempt > 0),
+  INSERT INTO usage (job_id, attempt, tenant_id, gpu_class, prompt_tokens, completion_tokens, gpu_seconds, cost)
+  SELECT id, attempt, tenant_id, gpu_class, prompt_tokens, completion_tokens, gpu_seconds, cost
+  FROM moved WHERE attempt > 0),
 corrected AS (
   UPDATE fair_shares f SET virtual_time = GREATEST(0, f.virtual_time + c.owed / t.weight)
   FROM (SELECT queue, tier, tenant_id, sum(gpu_seconds - planned_gpu_s) AS owed FROM moved

@@ -1,87 +1,20 @@
 """Jobs in SQL: inserting and reading. Every method takes the tenant."""
 
-import re
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 from uuid import UUID
 
-import orjson
 from sqlalchemy import Select, func, or_, select, true, update
-from sqlalchemy.orm import Session, make_transient_to_detached
+from sqlalchemy.orm import Session
 
+from services.jobs.insert_repository import insert_all
 from services.jobs.types import NewJob
-from shared.contracts.jobs import Driver, State
 from shared.db.models import Artifact, Attempt, Checkpoint, Job, JobEvent, JobItem, JobLog
-
-_INSERT = """
-WITH job AS (
-  INSERT INTO jobs (id, tenant_id, kind, spec, request_sha256, metadata, gpu_class, queue, tier, priority,
-  devices,
-    plan, planned_gpu_s, driver, max_failures, max_lost, max_runtime_s, run_after, deadline_at, blocked,
-    held_at, after_job_id, parent_id, root_id, retry_of, progress_total, progress_unit, webhook,
-    webhook_secret)
-  VALUES (:id, :tenant_id, :kind, :spec, :request_sha256, :metadata, :gpu_class, :queue, :tier, :priority,
-  :devices,
-    :plan, :planned_gpu_s, :driver, :max_failures, :max_lost, :max_runtime_s, COALESCE(:run_after,
-    clock_timestamp()), :deadline_at, :blocked, CASE WHEN :held THEN clock_timestamp() END, :after_job_id,
-    :parent_id, :root_id, :retry_of, :progress_total, :progress_unit, :webhook, :webhook_secret)
-  RETURNING *),
-told AS (
-  INSERT INTO job_events (job_id, seq, tenant_id, type) SELECT id, 1, tenant_id, 'job.queued' FROM job)"""
-_SHARE = """,
-share AS (
-  INSERT INTO fair_shares (queue, tier, tenant_id) VALUES (:queue, :tier, :tenant_id) ON CONFLICT DO NOTHING)"""
-_BELL = """,
-bell AS (INSERT INTO outbox (queue, available_at) SELECT queue, run_after FROM job)"""
-_ITEMS = """,
-items AS (
-  INSERT INTO job_items (job_id, line_no, tenant_id, input)
-  SELECT :id, :first_line + ordinality - 1, :tenant_id, value
-  FROM jsonb_array_elements(:lines) WITH ORDINALITY)"""
-_SELECT = "\nSELECT created_at, updated_at, run_after, held_at"
-_RINGING = ", pg_notify('bells', :queue)"
-_FROM = " FROM job"
-_BIND = re.compile(r"(?<!:):(\w+)")
-#: what the columns of a new row hold that nobody chose
-_NEWBORN = {
-    "state": State.QUEUED.value,
-    **dict.fromkeys(("attempt", "failure_count", "lost_count", "prompt_tokens", "completion_tokens"), 0),
-    **dict.fromkeys(("progress_done", "progress_mark"), 0),
-    **dict.fromkeys(("event_seq", "version"), 1),
-    **dict.fromkeys(("gpu_seconds", "cost"), 0.0),
-    **dict.fromkeys(("cancel_requested_at", "cancel_reason", "lease_owner", "lease_id", "lease_expires_at")),
-    **dict.fromkeys(("checkpoint_id", "error", "started_at", "finished_at")),
-}
-_CHOSEN = [name for name in NewJob.__dataclass_fields__ if name in Job.__table__.columns and name != "metadata"]
 
 
 def insert(session: Session, new: NewJob) -> Job:
-    """Write a job with its first event, its bell and its lines, in one statement.
-
-    The path of every submit: the statement goes to the driver as it is, and the row is not read back but known
-    (half the time of an ORM insert that returns its 51 columns).
-    """
-    driven = new.driver is Driver.WORKER
-    rings = driven and not new.blocked and not new.held
-    values = {name: getattr(new, name) for name in NewJob.__dataclass_fields__}
-    for name in ("spec", "metadata", "plan", "webhook", "lines"):
-        values[name] = None if values[name] is None else orjson.dumps(values[name]).decode()
-    statement = _insertion(driven=driven, rings=rings, lines=bool(new.lines))
-    row = session.connection().exec_driver_sql(statement, values).one()
-    chosen = {name: getattr(new, name) for name in _CHOSEN}
-    times = {name: getattr(row, name) for name in ("created_at", "updated_at", "run_after", "held_at")}
-    job = Job(**(_NEWBORN | chosen | times), meta=new.metadata)
-    make_transient_to_detached(job)
-    session.add(job)
-    return job
-
-
-@cache
-def _insertion(*, driven: bool, rings: bool, lines: bool) -> str:
-    """The statement, in the driver's own spelling of parameters."""
-    parts = (_INSERT, _SHARE if driven else "", _BELL if rings else "", _ITEMS if lines else "", _SELECT)
-    return _BIND.sub(r"%(\1)s", "".join(parts) + (_RINGING if rings else "") + _FROM)
+    """Write a job with its first event, its bell and its lines, in one statement."""
+    return insert_all(session, [new])[0]
 
 
 def get(session: Session, tenant_id: UUID, job_id: UUID, *, lock: bool = False) -> Job | None:

@@ -1,8 +1,8 @@
 """Verbs on jobs, for the gateway and the CLI. Each takes the caller's tenant; nothing here commits."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from services.jobs import control_repository as control
 from services.jobs import lifecycle, repository
+from services.jobs.insert_repository import insert_all
 from services.jobs.kinds import Kind, Prepared, kind
 from services.jobs.plan import Plan, choose
 from services.jobs.types import NewJob
@@ -20,7 +21,7 @@ from shared import failpoints
 from shared.clock import utc_now
 from shared.contracts.jobs import Driver, EventType, JobRequest, State, Tier
 from shared.db.models import Job
-from shared.errors import AlreadyFinished, FieldError, NotFinished, NotFound, Unprocessable, ValidationFailed
+from shared.errors import AlreadyFinished, FieldError, NotFinished, NotFound, Unprocessable, ValidationFailed, inside
 from shared.ids import new_id
 from shared.settings import settings
 
@@ -57,6 +58,24 @@ def submit(session: Session, tenant_id: UUID, request: JobRequest) -> Submitted:
     return made
 
 
+def submit_all(session: Session, asked: Sequence[tuple[UUID, JobRequest]]) -> list[Submitted]:
+    """`submit` for several (tenant, request) at once, none of which names an earlier or a later job: all or none.
+
+    Raises:
+        ModelyardError: as `submit`, for any of them.
+    """
+    drafts = [_draft(session, tenant_id, request) for tenant_id, request in asked]
+    rows = [
+        _row(tenant_id, drafted, request_sha256=fingerprint(drafted.request), after=None)
+        for (tenant_id, _), drafted in zip(asked, drafts, strict=True)
+    ]
+    jobs = insert_all(session, [new for new, _ in rows])
+    for job, (new, _), drafted in zip(jobs, rows, drafts, strict=True):
+        _follow(session, job, new, drafted.prepared)
+        failpoints.hit("submit.before_commit")
+    return [Submitted(job, secret) for job, (_, secret) in zip(jobs, rows, strict=True)]
+
+
 def fingerprint(request: JobRequest) -> bytes:
     """The sha256 of a request in its canonical form: the same for bodies that differ in spelling alone."""
     return hashlib.sha256(request.model_dump_json().encode()).digest()
@@ -70,17 +89,33 @@ def _submit(
     request_sha256: bytes | None = None,
     behind: Job | None = None,
 ) -> Submitted:
-    drafted = draft(session, tenant_id, request)
+    drafted = _draft(session, tenant_id, request)
     after = behind or _predecessor(session, tenant_id, request)
     new, secret = _row(tenant_id, drafted, request_sha256=request_sha256, after=after)
     job = _write(session, new, drafted.prepared)
-    for later in request.on_success:
-        _submit(session, tenant_id, later, behind=job)
+    for index, later in enumerate(request.on_success):
+        with inside(f"on_success.{index}"):
+            _submit(session, tenant_id, later, behind=job)
     return Submitted(job, secret)
 
 
 def draft(session: Session, tenant_id: UUID, request: JobRequest) -> Draft:
-    """Check and plan without writing: `validate_only=true`."""
+    """Check and plan without writing: `validate_only=true`. Refuses whatever `submit` would.
+
+    Raises:
+        ModelyardError: as `submit`.
+    """
+    drafted = _draft(session, tenant_id, request)
+    _predecessor(session, tenant_id, request)
+    if request.webhook:
+        webhooks.target(tenant_id, request.webhook)
+    for index, later in enumerate(request.on_success):
+        with inside(f"on_success.{index}"):
+            draft(session, tenant_id, later)
+    return drafted
+
+
+def _draft(session: Session, tenant_id: UUID, request: JobRequest) -> Draft:
     row = kind(request.kind)
     if request.deadline is not None and request.deadline <= utc_now():
         msg = "deadline is in the past"
@@ -161,6 +196,12 @@ def _row(
 
 def _write(session: Session, new: NewJob, prepared: Prepared) -> Job:
     job = repository.insert(session, new)
+    _follow(session, job, new, prepared)
+    return job
+
+
+def _follow(session: Session, job: Job, new: NewJob, prepared: Prepared) -> None:
+    """What belongs to a row that was written just now."""
     if prepared.extend:
         prepared.extend(session, job.id)
     lifecycle.tell(session, job, EventType.QUEUED, 1)
@@ -171,7 +212,6 @@ def _write(session: Session, new: NewJob, prepared: Prepared) -> Job:
         add_children(session, job, prepared.lines, first_line=0, extend=prepared.extend)
         if not new.blocked:
             lifecycle.start_parent(session, job.id, owner=job.id)
-    return job
 
 
 def add_children(
@@ -304,11 +344,3 @@ def _redraft(session: Session, old: Job, request: JobRequest) -> Draft:
     prepared = row.prepare(session, old.tenant_id, spec)
     plan = choose(session, pool=row.pool(spec), gpu_class=request.gpu_class, needs=prepared.needs)
     return Draft(request, row, prepared, plan)
-
-
-def eta_s(job: Job, *, now: datetime) -> float | None:
-    """Seconds to the end at the rate seen since the start; None when there is no rate yet."""
-    if job.state != State.RUNNING or not job.progress_total or not job.progress_done or job.started_at is None:
-        return None
-    elapsed = (now - job.started_at).total_seconds()
-    return max(0.0, elapsed * (job.progress_total - job.progress_done) / job.progress_done)

@@ -2,15 +2,16 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field
 
 METADATA_PAIRS = 16
 METADATA_KEY = 64
 METADATA_VALUE = 512
-CHAIN_LENGTH = 8
+CHAIN_LENGTH = 8  #: jobs that wait for one job
+CHAIN_JOBS = 64  #: jobs of a whole request, written in one transaction
 
 
 class State(StrEnum):
@@ -100,7 +101,15 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _aware(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        msg = "needs a UTC offset, as in 2026-01-31T12:00:00Z"
+        raise ValueError(msg)
+    return moment
+
+
 Text = Annotated[str, AfterValidator(_no_nul)]
+Moment = Annotated[datetime, AfterValidator(_aware)]
 Name = Annotated[Text, Field(min_length=1, max_length=256)]
 
 
@@ -134,6 +143,20 @@ def _metadata(pairs: dict[str, str]) -> dict[str, str]:
 Metadata = Annotated[dict[Text, Text], AfterValidator(_metadata)]
 
 
+def _followers(jobs: list["JobRequest"]) -> list["JobRequest"]:
+    if any(job.after_job_id is not None for job in jobs):
+        msg = "these jobs wait for the one before them: leave out after_job_id"
+        raise ValueError(msg)
+    if _count(jobs) >= CHAIN_JOBS:
+        msg = f"a request has at most {CHAIN_JOBS} jobs"
+        raise ValueError(msg)
+    return jobs
+
+
+def _count(jobs: list["JobRequest"]) -> int:
+    return sum(1 + _count(job.on_success) for job in jobs)
+
+
 class JobRequest(Contract):
     """The body of `POST /v1/jobs`. `spec` is checked against the model of its kind."""
 
@@ -142,26 +165,17 @@ class JobRequest(Contract):
     gpu_class: Name = Field("auto", description="a GPU class, or `auto`: the cheapest that fits")
     tier: Tier = Field(Tier.NORMAL, description="interactive, normal or batch")
     priority: int = Field(5, ge=0, le=9, strict=True, description="orders inside a tier; 9 goes first")
-    run_after: datetime | None = Field(None, description="RFC 3339 with offset: not before")
-    deadline: datetime | None = Field(None, description="RFC 3339 with offset: expired if not done by then")
+    run_after: Moment | None = Field(None, description="RFC 3339 with offset: not before")
+    deadline: Moment | None = Field(None, description="RFC 3339 with offset: expired if not done by then")
     max_runtime_s: float | None = Field(None, gt=0, le=30 * 86400, description="longest one attempt may run")
     max_failures: int | None = Field(None, ge=1, le=20, description="attempts that may fail by the job's own doing")
     metadata: Metadata = Field(default_factory=dict, description="up to 16 pairs, returned as given")
     webhook: WebhookTarget | None = Field(None, description="where events are delivered, signed")
     after_job_id: UUID | None = Field(None, description="wait until that job has succeeded")
-    on_success: list["JobRequest"] = Field(
-        default_factory=list, max_length=CHAIN_LENGTH, description="jobs that wait for this one"
+    on_success: Annotated[list["JobRequest"], AfterValidator(_followers)] = Field(
+        default_factory=list, max_length=CHAIN_LENGTH, description="jobs that wait for this one; at most 64 in all"
     )
     paused: bool = Field(False, description="accept the job but hold it until it is resumed")
-
-    @model_validator(mode="after")
-    def _aware(self) -> Self:
-        for name in ("run_after", "deadline"):
-            moment: datetime | None = getattr(self, name)
-            if moment is not None and moment.tzinfo is None:
-                msg = f"{name} needs a UTC offset, as in 2026-01-31T12:00:00Z"
-                raise ValueError(msg)
-        return self
 
 
 class JobError(Contract):

@@ -47,4 +47,8 @@ class Signals:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that queues the gateway's callers from now on. Raises OSError when the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+    listener = socket.create_server((host, port), family=family, backlog=2048)
+    # Inherited by each connection. uvicorn takes a descriptor for a Unix socket's and does not set it: then an answer,
+    # which goes out as head and body, waits 40 ms for the caller's delayed acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

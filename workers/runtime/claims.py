@@ -48,7 +48,6 @@ class Claims:
         self._bells = {pool: asyncio.Event() for pool in queues}
         self._closed = False
         self._doubt = False
-        self._turn = asyncio.Lock()
 
     def ring(self, pool: Pool | None = None) -> None:
         """Look for work of a pool, or of all."""
@@ -87,28 +86,19 @@ class Claims:
 
     async def run(self, pool: Pool) -> None:
         """Claim whenever there is room and a reason to look, until `close`."""
-        bell = self._bells[pool]
+        bell, echo = self._bells[pool], False
         while not self._closed:
-            rung = await self._rung(bell)
+            poll_s = self._host.settings.runner_poll_s * (0.5 + random.random() / 2)
+            rung = await _wait(bell, ECHO_S if echo else poll_s)
             bell.clear()
-            if not await self._take(pool) and rung and self.room(pool):
-                await asyncio.sleep(ECHO_S)
-                await self._take(pool)
-
-    async def _rung(self, bell: asyncio.Event) -> bool:
-        poll_s = self._host.settings.runner_poll_s * (0.5 + random.random() / 2)
-        try:
-            async with asyncio.timeout(poll_s):
-                return await bell.wait()
-        except TimeoutError:
-            return False
+            echo = not await self._take(pool) and rung and self.room(pool) > 0
 
     async def _take(self, pool: Pool) -> int:
         """Claim and start jobs until the room or the queue is used up; how many."""
         taken = 0
         while (room := self.room(pool)) > 0:
             limit = room if pool is Pool.SERVE else 1  # a forge job may need several of the free devices
-            async with self._turn:
+            async with self._host.ledger.turn:
                 claims = await self._claim(pool, limit=limit, devices=room)
                 for claim in claims:
                     self._begin(claim)
@@ -178,3 +168,12 @@ class Claims:
             log.exception("operation failed", extra={"job": str(work.id)})
             told = JobError(code="internal_error", title="The worker met an error of its own", retryable=True)
             return work.failed(JobFailed(told))
+
+
+async def _wait(bell: asyncio.Event, timeout_s: float) -> bool:
+    """Whether the bell rang in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await bell.wait()
+    except TimeoutError:
+        return False

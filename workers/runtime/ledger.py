@@ -29,8 +29,14 @@ class Group(Generic[T, R]):
     """Entries that wait for a common commit."""
 
     def __init__(
-        self, transactions: Transactions, write: Callable[[Session, Sequence[T], bool], Sequence[R]], point: str
+        self,
+        transactions: Transactions,
+        write: Callable[[Session, Sequence[T], bool], Sequence[R]],
+        point: str,
+        *,
+        turn: asyncio.Lock,
     ) -> None:
+        self._turn = turn
         self._transactions = transactions
         self._write = write
         self._point = point
@@ -73,9 +79,10 @@ class Group(Generic[T, R]):
 
     async def _settle(self, batch: Sequence[tuple[T, asyncio.Future[R]]], *, again: bool = False) -> None:
         entries = [entry for entry, _ in batch]
-        answers = await self._transactions.insist(
-            lambda session, again: self._write(session, entries, again), again=again
-        )
+        async with self._turn:
+            answers = await self._transactions.insist(
+                lambda session, again: self._write(session, entries, again), again=again
+            )
         failpoints.hit(self._point)
         for (_, future), answer in zip(batch, answers, strict=True):
             if not future.done():
@@ -90,11 +97,16 @@ class Group(Generic[T, R]):
 
 
 class Ledger:
-    """The two groups of a runner: results of lines, and ends of attempts."""
+    """The two groups of a runner: results of lines, and ends of attempts.
+
+    Ends and claims take turns: both lock their tenants' shares of the queue, and a claim passes over a share that is
+    locked, so side by side they would find an empty queue or wait for each other.
+    """
 
     def __init__(self, transactions: Transactions) -> None:
-        self._lines = Group(transactions, _write_lines, "batch.after_commit")
-        self._ends = Group(transactions, _write_ends, "finish.after_commit")
+        self.turn = asyncio.Lock()  #: of whoever claims or ends
+        self._lines = Group(transactions, _write_lines, "batch.after_commit", turn=asyncio.Lock())
+        self._ends = Group(transactions, _write_ends, "finish.after_commit", turn=self.turn)
 
     async def record(self, line: LineRecord) -> None:
         """Record the result of a line, once.
