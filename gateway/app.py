@@ -110,6 +110,6 @@ def _operation_id(route: APIRoute) -> str:
 
 def _log(settings: Settings) -> None:
     telemetry.configure("gateway", level=settings.log_level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # its own handlers write plain text
+    for name in ("uvicorn", "uvicorn.error"):  # its own handlers write plain text; its access log stays off
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
