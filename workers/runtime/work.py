@@ -8,10 +8,12 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from services.jobs import lifecycle
 from services.jobs.types import Beat, Claim, Ending, Outcome
+from services.usage import service as usage
 from shared.clock import monotonic
 from shared.contracts.jobs import JobError, Usage
-from shared.queues import gpu_class, split_queue
+from shared.queues import split_queue
 
 
 class Stop(StrEnum):
@@ -29,10 +31,7 @@ ENDS = {
     Stop.CANCEL: (Outcome.CANCELLED, None),
     Stop.HOLD: (Outcome.RELEASED, None),
     Stop.DRAIN: (Outcome.RELEASED, None),
-    Stop.DEADLINE: (
-        Outcome.EXPIRED,
-        JobError(code="deadline_exceeded", title="The deadline passed", detail="partial output is kept"),
-    ),
+    Stop.DEADLINE: (Outcome.EXPIRED, lifecycle.DEADLINE),
     Stop.RUNTIME: (
         Outcome.FAILED,
         JobError(code="max_runtime_exceeded", title="The attempt ran longer than max_runtime_s", retryable=True),
@@ -131,12 +130,7 @@ class Work:
         permanent: bool = False,
         write: Callable[[Session], None] | None = None,
     ) -> Finish:
-        usage = Usage(gpu_seconds=self.gpu_seconds, cost=self._cost())
+        spent = usage.of_attempt(self.claim.gpu_class, gpu_seconds=self.gpu_seconds) if self.gpu_seconds else Usage()
         told = error.model_copy(update={"attempt": self.claim.attempt}) if error else None
-        ending = Ending(self.id, self.claim.attempt, outcome, error=told, permanent=permanent, usage=usage)
+        ending = Ending(self.id, self.claim.attempt, outcome, error=told, permanent=permanent, usage=spent)
         return Finish(self.claim.tenant_id, ending, write, self.beat() if self._progress else None)
-
-    def _cost(self) -> float:
-        if not self.gpu_seconds:
-            return 0.0
-        return self.gpu_seconds / 3600 * gpu_class(self.claim.gpu_class).price_per_gpu_hour
