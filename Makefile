@@ -16,17 +16,22 @@ ARGS ?=
 PY := .venv/bin/python
 YARD := $(PY) -m services.cli.main
 READY := .venv/.ready
+VLLM_PY := .venv-vllm/bin/python
+VLLM_READY := .venv-vllm/.ready
 
 # An environment belongs to the folder it was made in: a copied or moved one is made again.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
+ifneq ($(shell cat $(VLLM_READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(VLLM_READY)
+endif
 
-.PHONY: help setup demo up down test check fix docs bench
+.PHONY: help setup setup-vllm demo up down test check fix docs bench
 
 help:  ## list the targets
 	@echo 'make TARGET, where TARGET is one of'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-8s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo 'Variables: PYTHON (an interpreter, 3.11 or newer), DATA (folder of the yard that up and down use),'
 	@echo '  ARGS (more arguments for demo, up, test and bench: make test ARGS="-k claim"),'
@@ -45,6 +50,20 @@ $(READY): pyproject.toml constraints.txt
 	@rm -f $@
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') -e '.[engine,dev]'
+	@pwd -P > $@
+
+setup-vllm: $(VLLM_READY)  ## make .venv-vllm: vLLM for CPUs, for its engine and its tests; quick when nothing changed
+
+$(VLLM_READY): constraints-vllm.txt
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer with its venv module is needed; choose one with make setup-vllm PYTHON=/path/to/python3." >&2; exit 1; }
+	@[ -s $@ ] && [ "$$(cat $@)" = "$$(pwd -P)" ] || $(PYTHON) -m venv --clear .venv-vllm
+	@rm -f $@
+	@echo '1/3 torch, into .venv-vllm; the first time takes some minutes'
+	@$(VLLM_PY) -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') setuptools torch
+	@echo '2/3 vLLM and what it needs ('"$$(grep -c == constraints-vllm.txt)"' packages)'
+	@$(VLLM_PY) -m pip install --quiet --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') -r constraints-vllm.txt
+	@echo '3/3 a look at it'
+	@$(VLLM_PY) -c 'import vllm; print("vLLM", vllm.__version__)' 2>/dev/null || { echo 'vLLM does not start here: $(VLLM_PY) -c "import vllm" says why.' >&2; exit 1; }
 	@pwd -P > $@
 
 demo: $(READY)  ## a whole yard up, a real job, its verified webhook, and down again

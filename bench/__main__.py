@@ -1,21 +1,36 @@
-"""`make bench`: a table of ratios from one run, written to `bench/results/`."""
+"""`make bench`: tables of ratios, each from one run, written to `bench/results/`."""
 
 import argparse
+from collections.abc import Sequence
 
-from bench import dispatch, inference, memory, recovery, submit
+from bench import calls, dispatch, inference, memory, recovery, submit
 from bench.report import Report
 from bench.yard import running
 
-SECTIONS = ("memory", "submit", "dispatch", "growth", "inference", "recovery")
+#: what each table holds; memory comes first, because it wants a yard without an engine
+TABLES = {
+    "spine": ("memory", "submit", "dispatch", "growth", "inference", "recovery"),
+    "calls": ("calls",),
+}
+SECTIONS = tuple(section for sections in TABLES.values() for section in sections)
+TITLES = {"spine": "The spine, measured", "calls": "Interactive calls, measured"}
 
 
 def main() -> None:
-    """Bring a yard up, measure section by section, take it down, write the table."""
+    """Measure section by section, in a fresh yard for each table, and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to run")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, to see that it runs; writes nothing")
     asked = parser.parse_args()
     scale = 0.1 if asked.quick else 1.0
+    for name, sections in TABLES.items():
+        chosen = [section for section in sections if section in asked.only]
+        if chosen:
+            _table(name, chosen, scale=scale, keep=not asked.quick and len(chosen) == len(sections))
+
+
+def _table(name: str, sections: Sequence[str], *, scale: float, keep: bool) -> None:
+    """Measure some sections of one table in a yard of their own; write it when all of them ran in full."""
     report = Report()
     with running() as yard:
         steps = {
@@ -25,12 +40,12 @@ def main() -> None:
             "growth": lambda: memory.growth(yard, report, jobs=int(10_000 * scale)),
             "inference": lambda: inference.measure(yard, report, lines=int(400 * scale)),
             "recovery": lambda: recovery.measure(yard, report),
+            "calls": lambda: calls.measure(yard, report, scale=scale),
         }
-        for name in SECTIONS:  # memory first: it wants a yard without an engine
-            if name in asked.only:
-                steps[name]()
-    if not asked.quick and tuple(asked.only) == SECTIONS:
-        print(f"\nwritten: {report.write()}")
+        for section in sections:
+            steps[section]()
+    if keep:
+        print(f"\nwritten: {report.write(name=name, title=TITLES[name])}\n")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ ROUNDS = 3
 
 def measure(yard: Yard, report: Report) -> None:
     """Kill to claimed again, to an engine that is ready, to the first new line; and what became of the lines."""
-    for _ in range(ROUNDS):
-        spec = {"model": MODEL, "prompts": prompts(LINES), "max_tokens": TOKENS, "ignore_eos": True}
+    for number in range(ROUNDS):
+        spec = {"model": MODEL, "prompts": prompts(LINES, part=1000 + number), "max_tokens": TOKENS, "ignore_eos": True}
         job_id = yard.submit("inference", spec)
         until(partial(_recorded, yard, job_id, attempt=1), timeout_s=120)
         yard.kill("worker")

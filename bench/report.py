@@ -35,18 +35,18 @@ class Report:
         self.rows.append(row)
         print(_line(row), flush=True)
 
-    def write(self, folder: Path = RESULTS) -> Path:
-        """Write `spine.md` and `spine.json`; returns the table's path."""
-        folder.mkdir(exist_ok=True)
+    def write(self, folder: Path = RESULTS, *, name: str, title: str) -> Path:
+        """Write `NAME.md` and `NAME.json`; returns the table's path."""
+        folder.mkdir(parents=True, exist_ok=True)
         machine = (
             f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total >> 30} GiB, Python {platform.python_version()}"
         )
         made = datetime.now(UTC).isoformat(timespec="seconds")
-        (folder / "spine.json").write_text(
+        (folder / f"{name}.json").write_text(
             json.dumps({"made": made, "machine": machine, "rows": [asdict(row) for row in self.rows]}, indent=1) + "\n"
         )
-        table = folder / "spine.md"
-        head = f"# The spine, measured\n\n{made}, {machine}. Ratios are of one run, side by side.\n\n"
+        table = folder / f"{name}.md"
+        head = f"# {title}\n\n{made}, {machine}. Ratios are of one run, side by side.\n\n"
         lines = ["| section | what | value | aim | reached | note |", "|---|---|---|---|---|---|"]
         lines += [
             f"| {r.section} | {r.what} | {r.value:,.4g} {r.unit} | {r.aim} | {_verdict(r)} | {r.note} |"

@@ -1,6 +1,7 @@
 """The gateway's application: `uvicorn --factory gateway.app:create_app`."""
 
 import logging
+import resource
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -13,13 +14,18 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from gateway import errors, openapi
+from gateway.calls.calls import Calls
 from gateway.edge import Edge
 from gateway.middleware import BodyLimit, Envelope, Hosts
 from gateway.readiness import Readiness
 from gateway.routes import (
     api_keys,
     artifacts,
+    cache,
+    chat,
+    completions,
     docs,
+    embeddings,
     files,
     gpu_classes,
     health,
@@ -36,7 +42,11 @@ from shared import telemetry
 from shared.settings import Settings
 from shared.settings import settings as read_settings
 
-ROUTERS = (jobs, job_events, job_parts, artifacts, files, models, gpu_classes, workers, api_keys, metrics, docs, health)
+FILES = 65_536  #: open files that a gateway process asks for
+
+INFERENCE = (chat, completions, embeddings)
+JOBS = (jobs, job_events, job_parts, artifacts)
+ROUTERS = (*JOBS, *INFERENCE, cache, files, models, gpu_classes, workers, api_keys, metrics, docs, health)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -44,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = read_settings()
         _log(settings)
+        _open_files()
     app = FastAPI(
         title=openapi.TITLE,
         version=version("modelyard"),
@@ -70,10 +81,14 @@ def _lifespan(settings: Settings) -> Any:
         edge = app.state.edge = Edge.of(settings)
         app.state.submitter = Submitter(edge)
         readiness = app.state.readiness = Readiness(edge)
+        calls = app.state.calls = Calls(edge)
+        calls.start()
         edge.watch.start()
         with _closing_early(edge.watch):
             yield
+        await calls.stop()
         await edge.watch.stop()
+        await edge.responses.close()
         readiness.close()
         edge.close()
 
@@ -106,6 +121,14 @@ def _closing_early(watch: Watch) -> Iterator[None]:
 def _operation_id(route: APIRoute) -> str:
     """The function's own name: short, and stable for generated clients."""
     return route.name
+
+
+def _open_files() -> None:
+    """As many as we may: a call that streams holds two, and 1,024 is a common default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _log(settings: Settings) -> None:

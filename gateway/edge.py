@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from gateway.streams import Streams
 from gateway.watch import Watch
+from services.responses.flights import Responses
 from shared.cache import Cache
 from shared.db.session import Database
 from shared.settings import Settings
@@ -29,9 +30,11 @@ class Edge:
     cache: Cache
     watch: Watch
     streams: Streams = field(default_factory=Streams)
+    responses: Responses = field(init=False)
     threads: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "responses", Responses.of(self.settings, self.cache))
         # As many as there are connections: more would only wait for one, and for the interpreter.
         threads = ThreadPoolExecutor(self.settings.database_pool, thread_name_prefix="edge")
         object.__setattr__(self, "threads", threads)
@@ -44,7 +47,7 @@ class Edge:
             settings,
             Database(url, pool=settings.database_pool, name="modelyard-gateway"),
             Store.of(settings),
-            Cache(settings.cache_url.get_secret_value()),
+            Cache(settings.cache_url.get_secret_value(), quick_s=settings.cache_timeout_s),
             Watch(url),
         )
 

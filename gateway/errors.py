@@ -40,7 +40,16 @@ from shared.telemetry import logger
 
 PROBLEM_JSON = "application/problem+json"
 #: paths that OpenAI's clients call: they expect plain JSON
-OPENAI_PATHS = ("/v1/models", "/v1/files", "/v1/batches", "/v1/uploads", "/v1/fine_tuning", "/v1/chat")
+OPENAI_PATHS = (
+    "/v1/models",
+    "/v1/files",
+    "/v1/batches",
+    "/v1/uploads",
+    "/v1/fine_tuning",
+    "/v1/chat",
+    "/v1/completions",
+    "/v1/embeddings",
+)
 RETRY_AFTER_MS = 1000
 TOLD = 3  #: fields that the detail tells of; `errors` has them all
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

@@ -21,7 +21,14 @@ from shared.telemetry import counter, histogram, logger
 BODY_BYTES = 1024**2
 JOB_BYTES = 8 * 1024**2  #: inline jobs; longer input is a file
 FILE_BYTES = 512 * 1024**2  #: an upload, its multipart frame included
-LIMITS = {("POST", "/v1/jobs"): JOB_BYTES, ("POST", "/v1/files"): FILE_BYTES}
+CALL_BYTES = 8 * 1024**2  #: chats, completions and embeddings
+LIMITS = {
+    ("POST", "/v1/jobs"): JOB_BYTES,
+    ("POST", "/v1/files"): FILE_BYTES,
+    ("POST", "/v1/chat/completions"): CALL_BYTES,
+    ("POST", "/v1/completions"): CALL_BYTES,
+    ("POST", "/v1/embeddings"): CALL_BYTES,
+}
 
 #: on every answer; as bytes, because that is what goes out
 SECURITY_HEADERS = [

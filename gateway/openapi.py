@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from gateway import openapi_examples as examples
+from gateway import openapi_models as examples_of_models
 from gateway.errors import PROBLEM_JSON
 from gateway.schemas.common import Problem
 
@@ -16,11 +17,12 @@ TITLE = "Modelyard"
 ABOUT = """\
 Large-language-model work as durable jobs. Every call but `/health/*`, this document and `/docs` needs an API key in
 `Authorization: Bearer modelyard_…`. Lists are keyset pages (`after`, `limit`, `has_more`). Errors are RFC 9457
-problems. Limits: bodies 1 MiB, `POST /v1/jobs` 8 MiB, uploads 512 MiB; JSON at most 32 levels deep.
+problems. Limits: bodies 1 MiB, `POST /v1/jobs` and inference 8 MiB, uploads 512 MiB; JSON at most 32 levels deep.
 """
 TAGS = [
     {"name": "jobs", "description": "Work: submit it, watch it, stop it."},
     {"name": "artifacts", "description": "Results."},
+    {"name": "inference", "description": "Chats, completions and embeddings, answered at once; OpenAI's shapes."},
     {"name": "files", "description": "Uploads; OpenAI's shapes."},
     {"name": "models", "description": "What `model` may name; OpenAI's shapes."},
     {"name": "yard", "description": "What this deployment is made of."},
@@ -56,6 +58,12 @@ SUBMIT: dict[str, Any] = {
         },
     ],
 }
+REGISTER: dict[str, Any] = {
+    "requestBody": {"content": {"application/json": {"examples": examples_of_models.REGISTER_REQUESTS}}},
+    "parameters": SUBMIT["parameters"],
+}
+CHANGE_MODEL = {"requestBody": {"content": {"application/json": {"example": examples_of_models.CHANGE_REQUEST}}}}
+POINT_ALIAS = {"requestBody": {"content": {"application/json": {"example": examples_of_models.ALIAS_REQUEST}}}}
 KEY_REQUEST = {"requestBody": {"content": {"application/json": {"example": examples.API_KEY_REQUEST}}}}
 UPLOAD_REQUEST = {
     "requestBody": {

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from gateway import openapi_models
+
 JOB_ID = "019b2f6e-8a51-7c3e-9d44-0f6f1f6b2a10"
 ARTIFACT_ID = "019b2f6e-9b12-7e01-8a33-51c2a7d9e4f0"
 WORKER_ID = "019b2f60-1c02-7a90-b7a4-3f1e88c1d203"
@@ -192,18 +194,6 @@ FILE = {
     "status_details": None,
     "sha256": DIGEST,
 }
-MODEL = {
-    "id": "yard-tiny",
-    "object": "model",
-    "created": 1769860800,
-    "owned_by": "default",
-    "context_length": 512,
-    "parameters": 1902080,
-    "dtype": "fp32",
-    "bytes": 7612160,
-    "version": 1,
-    "digest": DIGEST,
-}
 WORKER = {
     "id": WORKER_ID,
     "object": "worker",
@@ -246,6 +236,19 @@ API_KEY: dict[str, Any] = {
     "revoked_at": None,
     "last_used_at": None,
     "key": None,
+}
+CACHE = {
+    "object": "cache",
+    "enabled": True,
+    "hits": 120,
+    "misses": 60,
+    "coalesced": 20,
+    "hit_rate": 0.7,
+    "stored": 58,
+    "stored_bytes": 41_302,
+    "purges": 1,
+    "ttl_s": 86_400,
+    "entry_bytes": 1_048_576,
 }
 READY = {
     "ready": True,
@@ -302,8 +305,9 @@ ANSWERS: dict[str, Any] = {
     "DraftOut": DRAFT,
     "Explanation": EXPLANATION,
     "FileDeleted": {"id": FILE["id"], "object": "file", "deleted": True},
-    "ModelOut": MODEL,
-    "ModelList": {"object": "list", "data": [MODEL]},
+    **openapi_models.ANSWERS,
+    "CacheOut": CACHE,
+    "CachePurged": {"object": "cache", "purged": True, "model": "yard-tiny"},
     "Live": {"status": "live"},
     "Ready": READY,
 }

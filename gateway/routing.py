@@ -21,7 +21,6 @@ from services.accounts import service as accounts
 from services.accounts.service import Caller, Scope
 from shared.errors import FieldError, Unauthorized, UnknownParameter
 
-MULTIPART = "multipart/form-data"
 _NO_BODY = (b"", b"{}")
 
 
@@ -43,7 +42,7 @@ class Route(APIRoute):
         extra = self.openapi_extra or {}
         declared = {each["name"] for each in extra.get("parameters", ()) if each["in"] == "query"}
         scope, known = self.scope, _query_names(self.dependant) | declared
-        streams = MULTIPART in extra.get("requestBody", {}).get("content", {})
+        reads = bool(extra.get("requestBody", {}).get("content"))  # the route reads the body by itself
         expects_json = self.body_field is not None
 
         async def guarded(request: Request) -> Response:
@@ -52,7 +51,7 @@ class Route(APIRoute):
             _refuse_unknown(request, known)
             if expects_json:
                 request = await _read(request)
-            elif not streams and request.method == "POST":
+            elif not reads and request.method == "POST":
                 await _refuse_body(request)
             return await handle(request)
 
@@ -104,10 +103,15 @@ def _refuse_unknown(request: Request, known: frozenset[str]) -> None:
         )
 
 
-async def _read(request: Request) -> Request:
+def expect_json(request: Request) -> None:
+    """Go on only with a body that says it is JSON. Raises UnsupportedMediaType."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise UnsupportedMediaType(param="Content-Type")
+
+
+async def _read(request: Request) -> Request:
+    expect_json(request)
     return _Parsed(request, await request.body())
 
 

@@ -1,4 +1,4 @@
-"""Waiting for jobs to change: one LISTEN connection per process, fanned out to the requests that wait.
+"""Waiting for jobs and engines to change: one LISTEN connection per process, fanned out to whoever waits.
 
 A request that waits holds no session and no thread: it sleeps until its job is named in a notification, or for
 `POLL_S`, and then looks.
@@ -7,7 +7,7 @@ A request that waits holds no session and no thread: it sleeps until its job is 
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 from shared.clock import monotonic
@@ -37,9 +37,17 @@ class Watch:
 
     def __init__(self, url: str) -> None:
         self._bells: defaultdict[str, set[Bell]] = defaultdict(set)
-        self._listener = Listener(url, ["events"], self._heard)
+        self._hearers: dict[str, Callable[[str], None]] = {}
+        self._listener = Listener(url, ["events", "engines", "controls"], self._heard)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.closing = False
+
+    def hear(self, channel: str, hearer: Callable[[str], None]) -> None:
+        """Call `hearer(payload)` in the event loop for each notification of `engines` or `controls`.
+
+        An empty payload means that something may have been missed.
+        """
+        self._hearers[channel] = hearer
 
     def start(self) -> None:
         """Begin to listen; called in the event loop."""
@@ -75,10 +83,11 @@ class Watch:
 
     def _heard(self, channel: str, payload: str) -> None:
         """In the listener's thread. An empty payload means that something may have been missed."""
-        del channel
         assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._ring, payload)
+        hearer = self._ring if channel == "events" else self._hearers.get(channel)
+        if hearer is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                self._loop.call_soon_threadsafe(hearer, payload)
 
     def _ring(self, payload: str) -> None:
         keys = payload.split(",") if payload else list(self._bells)

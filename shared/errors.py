@@ -5,12 +5,13 @@
     ├── Unauthorized 401
     ├── Forbidden 403             MissingScope
     ├── NotFound 404              UnknownModel
-    ├── Conflict 409              AlreadyFinished · NotFinished
+    ├── Conflict 409              AlreadyFinished · NotFinished; NameTaken · ModelInUse in services.catalog
     ├── PreconditionFailed 412
     ├── TooLarge 413
     ├── RangeNotSatisfiable 416   in shared.ranges
     ├── Unprocessable 422         IdempotencyMismatch · Unplaceable · UnknownClass · ValidationFailed;
-    │                             UnsafeModel in services.catalog
+    │                             UnsafeModel · InvalidAdapter in services.catalog;
+    │                             SourceNotAllowed · SourceNotFound · SourceForbidden in services.imports
     ├── TooManyRequests 429
     ├── Unavailable 503           DatabaseUnavailable · StoreUnavailable · EngineUnavailable;
     │                             CacheUnavailable in shared.cache, BrokerUnavailable in shared.broker

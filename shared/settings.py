@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     database_pool: int = Field(10, ge=1, le=100, description="connections a process may hold")
     broker_url: SecretStr = Field(SecretStr(""), description="redis://… of the broker (noeviction, AOF)")
     cache_url: SecretStr = Field(SecretStr(""), description="redis://… of the response cache (allkeys-lru)")
+    cache_ttl_s: int = Field(86_400, ge=0, description="how long an answer is kept; 0 switches the response cache off")
+    cache_entry_bytes: int = Field(2**20, ge=1024, description="largest answer that is kept, as stored (compressed)")
+    cache_timeout_s: float = Field(
+        0.05, gt=0, le=5, description="what a call waits for a silent cache, once a second, before it does without"
+    )
     s3_endpoint: str = Field("", description="host:port of the S3 store")
     s3_secure: bool = Field(False, description="speak https to the S3 store")
     s3_access_key: str = Field("", description="access key of the S3 store")
@@ -81,9 +86,44 @@ class Settings(BaseSettings):
     cancel_term_s: float = Field(30, gt=0, description="bound between SIGTERM and SIGKILL of a forge process group")
 
     engine_threads: int = Field(0, ge=0, description="threads of a CPU engine; 0 = all cores")
-    engine_max_in_flight: int = Field(64, ge=1, description="requests an engine may hold at once")
-    engine_start_s: float = Field(120, gt=0, description="how long an engine may take to become ready")
+    engine_max_in_flight: int = Field(64, ge=1, description="requests of jobs an engine may hold at once")
+    engine_headroom: int = Field(32, ge=0, description="sequences an engine admits beyond that, for interactive calls")
+    engine: str = Field("auto", description="engine of models that choose none; auto: transformers on cpu, else vllm")
+    engine_commands: dict[str, list[str]] = Field(
+        {}, description="further engines: name → command line that serves OpenAI's HTTP (see infra/docs/vllm.md)"
+    )
+    engine_memory_gib: float = Field(0, ge=0, description="memory of one device for engines; 0 = 0.9 of its class")
+    engine_idle_s: float = Field(1800, ge=0, description="unload an engine that nobody used for so long; 0 = never")
+    engine_yield_s: float = Field(
+        60, gt=0, description="how long others wait for idle engines before one in use has to leave its devices"
+    )
+    engine_silent_s: float = Field(30, gt=0, description="an engine that does not answer for so long is killed")
+    engine_spares: int = Field(1, ge=0, le=4, description="CPU engine processes kept started, without a model")
+    engine_bind: str = Field(
+        "", description="private address on which engines serve gateways of other hosts; empty: Unix sockets alone"
+    )
+    vllm_python: Path | None = Field(None, description="Python of vLLM's environment; default .venv-vllm beside us")
+    vllm_args: list[str] = Field([], description="further arguments of every vLLM engine")
+    vllm_adapters: bool = Field(True, description="start vLLM engines with LoRA; off saves it memory and start-up time")
+    engine_env: dict[str, str] = Field(
+        {}, description="environment variables of vLLM and of engine_commands, e.g. PYTHONPATH or VLLM_LOGGING_LEVEL"
+    )
+    place_wait_s: float = Field(60, gt=0, description="how long an interactive call waits for an engine of its model")
+    engine_start_s: float = Field(
+        300, gt=0, description="how long an engine may take to become ready; vLLM compiles on a GPU before it is"
+    )
     engine_handover_s: float = Field(60, gt=0, description="how long an engine outlives a planned worker restart")
+
+    models_root: Path | None = Field(
+        None, description="folder whose subfolders may be registered as models, on gateways and workers; unset: none"
+    )
+    models_s3: list[str] = Field(
+        [], description="`bucket/prefix/` that models may be imported from; {tenant} stands for the caller's tenant id"
+    )
+    huggingface_endpoint: str = Field("https://huggingface.co", description="Hub that models are fetched from")
+    huggingface_token: SecretStr = Field(
+        SecretStr(""), description="token for gated repositories; sent to huggingface_endpoint alone"
+    )
 
     webhook_allow_http: bool = Field(True, description="allow http:// receivers (turn off on open networks)")
     webhook_timeout_s: float = Field(15, gt=0, description="total time of one delivery attempt")

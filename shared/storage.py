@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, cast
@@ -99,13 +99,14 @@ class Store:
             finally:
                 self._client.remove_object(self._bucket, key)
 
-    def put_file(self, tenant_id: UUID, path: Path) -> Blob:
-        """Store a file.
+    def put_file(self, tenant_id: UUID, path: Path, *, tell: Callable[[int], None] | None = None) -> Blob:
+        """Store a file. `tell` hears of every piece that is hashed or sent, in bytes, and may raise to stop.
 
         Raises:
             StoreUnavailable: the store did not take it.
         """
-        with path.open("rb") as file:
+        with path.open("rb") as opened:
+            file = opened if tell is None else cast("BinaryIO", _Told(opened, tell))
             return self._put(tenant_id, file, digest(file))
 
     def put_bytes(self, tenant_id: UUID, data: bytes) -> Blob:
@@ -243,6 +244,24 @@ class Store:
         direct = self._http.request("GET", signed["GET"])
         again = self._http.request("PUT", signed["PUT"], body=body, headers={"If-None-Match": "*"})
         return Abilities(ranges=part != body, conditional_put=again.status == 412, presigned_get=direct.data == body)
+
+
+class _Told:
+    """A file that tells how much of it is read."""
+
+    def __init__(self, file: BinaryIO, tell: Callable[[int], None]) -> None:
+        self._file, self._tell = file, tell
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(size)
+        self._tell(len(data))
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 @contextlib.contextmanager

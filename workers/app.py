@@ -11,6 +11,8 @@ import threading
 from types import FrameType
 
 from shared import telemetry
+from shared.errors import UnknownClass
+from shared.queues import BadClassFile, gpu_class
 from shared.settings import settings
 from workers.runner import Runner
 
@@ -38,6 +40,10 @@ def main() -> None:
     """Run a worker of this host's GPU class until it is told to stop."""
     configured = settings()
     telemetry.configure("worker", level=configured.log_level)
+    try:
+        gpu_class(configured.gpu_class)
+    except (UnknownClass, BadClassFile) as error:
+        sys.exit(f"modelyard worker: {error} (MODELYARD_GPU_CLASS, MODELYARD_GPU_CLASSES_FILE)")
     runner = Runner(configured)
     runner.start()
     _Signals(runner)

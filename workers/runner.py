@@ -28,8 +28,8 @@ from shared.telemetry import logger
 from workers.runtime import leftovers
 from workers.runtime.claims import Claims
 from workers.runtime.database import THREADS, Transactions
-from workers.runtime.devices import Devices
-from workers.runtime.engines import Engines
+from workers.runtime.demands import CHANNEL as DEMANDS
+from workers.runtime.demands import Demands
 from workers.runtime.folders import Folders
 from workers.runtime.host import Host
 from workers.runtime.ledger import Ledger
@@ -38,6 +38,7 @@ from workers.runtime.processes import Identity
 from workers.runtime.pulse import Pulse
 from workers.runtime.slots import Slots, slot_names
 from workers.runtime.work import Stop
+from workers.runtime.yard import Yard
 
 CONTROLS = "controls"  # the channel that names jobs of which something is wanted
 SLOT_HASTE_S = 10.0  # for so long, slots of a worker that is just dying are looked at often
@@ -68,12 +69,26 @@ class Runner:
         names = slot_names(settings.gpu_class, devices=settings.worker_devices, pools=pools)
         self._slots = Slots(folders.slots, names)
         self.presence = Presence(settings, transactions, pools=pools, slots=self._count, renamed=self._rename)
-        devices = Devices(self._slots, changed=self._freed)
-        engines = Engines(settings, folders, devices, tell=self.presence.tell, worker_id=self.presence.id)
+        self._yard = Yard(
+            settings,
+            folders,
+            slots=self._slots,
+            transactions=transactions,
+            presence=self.presence,
+            freed=self._freed,
+        )
+        devices, engines = self._yard.devices, self._yard.engines
         self.host = Host(settings, folders, Store.of(settings), transactions, Ledger(transactions), devices, engines)
         self.claims = Claims(self.host, self._queues, worker_id=self.presence.id, changed=self.presence.changed)
         self._pulse = Pulse(self.claims, transactions, period_s=settings.heartbeat_s)
-        self._listener = Listener(url, [CONTROLS], lambda _, payload: self._post(self._pulse.control, payload))
+        self._demands = self._demanded()
+        heard = {CONTROLS: self._pulse.control, DEMANDS: self._demands.ring if self._demands else _ignore}
+        self._listener = Listener(url, list(heard), lambda channel, payload: self._post(heard[channel], payload))
+
+    def _demanded(self) -> Demands | None:
+        if Pool.SERVE not in self._queues:
+            return None
+        return Demands(self.host, self._queues[Pool.SERVE], presence=self.presence, accepting=lambda: self.claims.open)
 
     @property
     def queues(self) -> list[str]:
@@ -124,9 +139,9 @@ class Runner:
 
     def _rename(self, worker_id: UUID) -> None:
         """The row was written off, and there is a new one."""
-        self.claims.worker_id = self.host.engines.worker_id = worker_id
+        self.claims.worker_id = worker_id
         self._slots.sign(self.presence.ids)
-        self.host.engines.report()
+        self._yard.rename(worker_id)
 
     def _main(self) -> None:
         try:
@@ -138,7 +153,9 @@ class Runner:
 
     async def _run(self) -> None:
         self._listener.start()
-        steady = [self.presence.run, self._pulse.run, self._pulse.tell, self._hold_slots]
+        steady = [self.presence.run, self._pulse.run, self._pulse.tell, self._hold_slots, self._yard.run]
+        if self._demands:
+            steady.append(self._demands.run)
         tasks = [asyncio.create_task(_lasting(work)) for work in steady]
         claiming = [asyncio.create_task(_lasting(lambda pool=pool: self.claims.run(pool))) for pool in self._queues]  # type: ignore[misc]
         await self._leaving.wait()
@@ -149,6 +166,7 @@ class Runner:
         await self.presence.leave()
         self._slots.close()
         self.host.transactions.close(wait=not self.host.hurried.is_set())
+        self.host.cache.close()
 
     async def _hold_slots(self) -> None:
         """Take the slots of this host, and with them what their dead holders had claimed; for ever."""
@@ -177,6 +195,9 @@ class Runner:
         log.info("draining", extra={"jobs": len(self.claims.live), "detach": self._detach})
         self.presence.drain()
         self.claims.close()
+        self._yard.close()
+        if self._demands:
+            self._demands.close()
         threading.Thread(target=self._listener.close, daemon=True).start()  # it takes a poll of its own
         await asyncio.wait(claiming, timeout=HURRY_S)
         hurried_at = monotonic() + self._settings.drain_grace_s
@@ -197,6 +218,10 @@ def _take_over(session: Session, dead: Sequence[UUID]) -> int:
     for worker_id in dead:
         workers.stop(session, worker_id)
     return lifecycle.release_owned(session, dead)
+
+
+def _ignore(payload: str) -> None:
+    """What a worker without the pool `serve` does with demands."""
 
 
 async def _lasting(work: Callable[[], Awaitable[None]]) -> None:

@@ -1,6 +1,6 @@
 """Workers and the GPU classes that they belong to."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from pydantic import Field
@@ -18,9 +18,23 @@ class EngineOut(Out):
     kind: str
     model_digest: str
     devices: list[int]
-    state: str
-    in_flight: int
+    tensor_parallel: int
+    modes: list[str] = Field(description="generate, embed")
+    adapters: list[str] = Field(description="digests of the LoRA adapters that it holds")
+    state: str = Field(
+        description="starting, ready, busy (ready and answering), draining, failed (given up: see error)"
+    )
+    in_flight: int = Field(description="sequences that it holds, running or waiting")
     max_in_flight: int
+    waiting: int = Field(description="of those in flight, the ones that are not in the batch yet")
+    kv_used: float = Field(description="share of the KV cache in use, 0 to 1")
+    tokens_generated: int = Field(description="since its start")
+    memory_bytes: int = Field(description="of the host or of its devices; 0 while it starts")
+    restarts: int = Field(description="deaths since the worker opened it")
+    load_s: float | None = Field(description="seconds from its start to ready")
+    gpu_utilisation: float | None
+    pid: int
+    error: dict[str, Any] | None = Field(description="why it was given up; shown for some minutes")
     ready_at: Moment | None
 
     @classmethod
@@ -31,9 +45,21 @@ class EngineOut(Out):
             kind=engine.kind,
             model_digest=engine.model_digest,
             devices=list(engine.devices),
-            state=engine.state,
+            tensor_parallel=engine.tensor_parallel,
+            modes=list(engine.modes),
+            adapters=list(engine.adapters),
+            state=engine.condition,
             in_flight=engine.in_flight,
             max_in_flight=engine.max_in_flight,
+            waiting=engine.figures.waiting,
+            kv_used=engine.figures.kv_used,
+            tokens_generated=engine.figures.tokens_generated,
+            memory_bytes=engine.figures.memory_bytes,
+            restarts=engine.figures.restarts,
+            load_s=engine.figures.load_s,
+            gpu_utilisation=engine.figures.gpu_utilisation,
+            pid=engine.pid,
+            error=dict(engine.error) if engine.error else None,
             ready_at=engine.ready_at,
         )
 

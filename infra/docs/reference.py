@@ -30,7 +30,7 @@ from shared.errors import ModelyardError
 from shared.queues import CONTROL, queue_name, read_classes
 from shared.settings import PREFIX, Settings
 from workers.engine.errors import EngineError
-from workers.runtime.engine_process import CAUSES
+from workers.runtime.post_mortem import CAUSES
 
 E = TypeVar("E", ModelyardError, EngineError)
 PAGE = Path(__file__).with_name("reference.md")
@@ -184,7 +184,7 @@ def tree(root: type[E]) -> Iterator[type[E]]:
 
 
 def job_errors() -> str:
-    """The codes that services and workers give a job, where they are written."""
+    """The codes that gateway, services and workers give a job, where they are written."""
     told: dict[str, str] = {}
     for name, title in job_error_codes():
         told[name] = told.get(name) or title
@@ -194,7 +194,7 @@ def job_errors() -> str:
 def job_error_codes() -> Iterator[tuple[str, str]]:
     """(code, title) of every `JobError(code="…", title="…")` in the tree, and of what an engine's log betrays."""
     yield from ((name, title) for _, name, title, *_ in CAUSES)
-    for file in sorted(path for folder in ("services", "workers") for path in (ROOT / folder).rglob("*.py")):
+    for file in sorted(path for folder in ("gateway", "services", "workers") for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "JobError":
                 told = {word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)}

@@ -38,6 +38,7 @@ class Scope(StrEnum):
     JOBS_CANCEL = "jobs:cancel"  #: stop jobs
     FILES_READ = "files:read"  #: list and download uploads
     FILES_WRITE = "files:write"  #: upload and delete
+    INFERENCE = "inference:call"  #: chat, completions and embeddings
     MODELS_READ = "models:read"  #: list models
     MODELS_WRITE = "models:write"  #: register and delete models
     WEBHOOKS_READ = "webhooks:read"  #: see deliveries

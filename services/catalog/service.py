@@ -2,68 +2,59 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from services.catalog import repository
-from services.catalog.safety import WEIGHTS, checked_files, read_config
-from services.catalog.tensors import Tensor, UnsafeModel, dtype_of, read_header
+from services.catalog.register import Wish, register, register_folder
+from services.catalog.repository import Replicas
+from services.catalog.rules import ID, ModelInUse, bad_option, checked_serving
+from shared.contracts.serving import Serving
 from shared.db.models import Model
-from shared.db.session import Database
-from shared.errors import InvalidField, UnknownModel
-from shared.ids import new_id
-from shared.manifest import Manifest
-from shared.storage import Store
+from shared.errors import UnknownModel
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
-#: the names under which architectures keep the longest sequence
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length")
+__all__ = [
+    "Shown", "Wish", "base_of", "by_id", "delete", "get", "page", "register", "register_folder", "serve", "shown",
+    "versions",
+]  # fmt: skip
+
 PAGE = 1000
+DEMAND_S = 15.0  #: a demand that was not renewed for so long is nobody's
+
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
-def register_folder(database: Database, store: Store, tenant_id: UUID, *, name: str, folder: Path) -> Model:
-    """Make a folder of weights and configuration a version of the model `name`.
+@dataclass(frozen=True)
+class Shown:
+    """A model version with what else is known of it."""
 
-    The blobs are stored first, the row comes after; the same content twice is one version.
-
-    Raises:
-        InvalidField: the name is none.
-        UnsafeModel: the folder holds what we do not load.
-        StoreUnavailable: the store did not take a file; nothing is registered.
-    """
-    if NAME.fullmatch(name) is None:
-        raise InvalidField("A model's name is made of letters, digits and ._-, with at most one slash.", param="name")
-    files = checked_files(folder)
-    manifest = Manifest.of_files(folder, files)
-    model = _describe(folder, files, manifest)
-    with database.transaction() as session:
-        known = repository.of_digest(session, tenant_id, name, manifest.digest)
-    if known is not None:
-        return known
-    model.tenant_id, model.name = tenant_id, name
-    for entry in manifest:
-        store.put_file(tenant_id, folder / entry.path)
-    with database.transaction() as session:
-        return repository.add(session, model)
+    row: Model
+    base: Model | None
+    aliases: tuple[str, ...]
+    replicas: Replicas
 
 
 def get(session: Session, tenant_id: UUID, name: str, *, param: str = "spec.model") -> Model:
-    """The newest version of the tenant's model.
+    """The version of the tenant's models that `name` stands for.
+
+    It is a model's name (its newest version counts), an alias, `name@version`, or a version's id. Deleted
+    versions stand for nothing.
 
     Raises:
-        UnknownModel: there is none of that name; `param` names the offending field.
+        UnknownModel: it stands for none; `param` names the offending field.
     """
-    model = repository.latest(session, tenant_id, name)
+    model = _find(session, tenant_id, name)
     if model is None:
-        raise UnknownModel(f"There is no model {name!r}.", param=param)
+        raise UnknownModel(f"There is no model {name[:128]!r}.", param=param)
     return model
 
 
 def by_id(session: Session, tenant_id: UUID, model_id: UUID) -> Model:
-    """One version of the tenant's models.
+    """One version of the tenant's models, deleted since or not.
 
     Raises:
         UnknownModel: there is none of that id.
@@ -74,37 +65,83 @@ def by_id(session: Session, tenant_id: UUID, model_id: UUID) -> Model:
     return model
 
 
+def base_of(session: Session, model: Model) -> Model | None:
+    """The version that an adapter is served beside; None of a model that stands alone."""
+    return None if model.base_id is None else by_id(session, model.tenant_id, model.base_id)
+
+
 def page(session: Session, tenant_id: UUID, *, limit: int = PAGE) -> Sequence[Model]:
     """The newest version of each of the tenant's models, by name."""
     return repository.page(session, tenant_id, limit=limit)
 
 
-def _describe(folder: Path, files: Sequence[Path], manifest: Manifest) -> Model:
-    config = read_config(folder / "config.json")
-    if not config:
-        raise UnsafeModel("The folder holds no config.json.")
-    tensors = [tensor for path in files if path.suffix == WEIGHTS for tensor in read_header(path)]
-    return Model(
-        id=new_id(),
-        digest=manifest.digest,
-        manifest=manifest.as_json(),
-        config=config,
-        bytes=manifest.bytes,
-        parameters=_parameters(tensors),
-        dtype=dtype_of(tensors),
-        context_length=_context_length(config),
-        source={"kind": "folder"},
-    )
+def versions(session: Session, tenant_id: UUID, name: str) -> Sequence[Model]:
+    """All versions of a model, newest first.
+
+    Raises:
+        UnknownModel: there is none of that name (`model`).
+    """
+    found = repository.versions(session, tenant_id, get(session, tenant_id, name, param="model").name)
+    return found[:PAGE]
 
 
-def _parameters(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.elements for tensor in tensors)
+def shown(session: Session, rows: Sequence[Model]) -> list[Shown]:
+    """Rows of one tenant with their bases, aliases and ready engines, in three statements."""
+    bases = {base.id: base for base in repository.bases(session, [row.base_id for row in rows if row.base_id])}
+    aliases = repository.aliases_of(session, [row.id for row in rows])
+    base = [bases.get(row.base_id) if row.base_id else None for row in rows]
+    served = [
+        (own.digest if own else row.digest, row.digest if own else None) for row, own in zip(rows, base, strict=True)
+    ]
+    ready = repository.replicas(session, served)
+    return [
+        Shown(row, own, tuple(aliases.get(row.id, ())), ready.get(key, Replicas()))
+        for row, own, key in zip(rows, base, served, strict=True)
+    ]
 
 
-def _context_length(config: dict[str, Any]) -> int:
-    for part in (config, config.get("text_config")):
-        if isinstance(part, dict):
-            for key in CONTEXT_KEYS:
-                if type(part.get(key)) is int and part[key] > 0:
-                    return int(part[key])
-    raise UnsafeModel(f"config.json says no context length ({', '.join(CONTEXT_KEYS)}).")
+def serve(session: Session, model: Model, changes: dict[str, Any], *, kv_heads: int) -> None:
+    """Change serving options of a version: those that are given. Engines that run already keep theirs.
+
+    Raises:
+        ValidationFailed, Unprocessable: as `checked_serving`.
+    """
+    stored = repository.locked(session, model).serving
+    merged = stored | changes
+    if isinstance(changes.get("batching"), dict):
+        merged["batching"] = stored.get("batching", {}) | changes["batching"]
+    try:
+        wished = Serving.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise bad_option(".".join(map(str, first["loc"])), first["msg"]) from error
+    model.serving = checked_serving(wished, model, kv_heads=kv_heads).model_dump(mode="json", exclude_unset=True)
+    session.flush()
+
+
+def delete(session: Session, tenant_id: UUID, name: str) -> None:
+    """Delete a model with all its versions, or the one version that `name@version` or an id stands for.
+
+    Jobs that have run keep what they are; engines that have it loaded unload it when they are idle.
+
+    Raises:
+        UnknownModel: there is none of that name (`model`).
+        ModelInUse: a job, an alias, an adapter or a waiting call needs one of the versions.
+    """
+    model = get(session, tenant_id, name, param="model")
+    rows = repository.versions(session, tenant_id, name) if name == model.name else [model]
+    ids = repository.lock_all(session, [row.id for row in rows])
+    used = repository.uses(session, tenant_id, ids, demand_s=DEMAND_S)
+    if used:
+        told = ", ".join(f"{what} ({count})" for what, count in used.items())
+        raise ModelInUse(f"{name} is in use by {told}.", param="model")
+    repository.mark_deleted(session, ids)
+
+
+def _find(session: Session, tenant_id: UUID, name: str) -> Model | None:
+    if ID.fullmatch(name):
+        return repository.living(session, tenant_id, UUID(name))
+    stem, at, number = name.rpartition("@")
+    if not at:
+        return repository.named(session, tenant_id, name)
+    return repository.version(session, tenant_id, stem, int(number)) if _VERSION.fullmatch(number) else None

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from shared.errors import Unprocessable
 
@@ -32,6 +32,13 @@ class UnsafeModel(Unprocessable):
     code = "unsafe_model"
 
 
+class Readable(Protocol):
+    """Bytes that are read from their beginning."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next `size` bytes; fewer at the end alone."""
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One tensor of a file: its dtype as safetensors spells it, its shape, its bytes."""
@@ -49,28 +56,30 @@ class Tensor:
 
 
 def read_header(path: Path) -> tuple[Tensor, ...]:
-    """The tensors of a safetensors file, in the order of their data.
+    """`parse_header` of a file on this host."""
+    with path.open("rb") as file:
+        return parse_header(file, name=path.name, size=path.stat().st_size)
+
+
+def parse_header(file: Readable, *, name: str, size: int) -> tuple[Tensor, ...]:
+    """The tensors of a safetensors file of `size` bytes, in the order of their data. Reads no further than its header.
 
     Raises:
         UnsafeModel: the file is not exactly what its header says.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 2 <= length <= min(HEADER_BYTES, size - 8):
-            raise UnsafeModel(f"{path.name}: the header's length is wrong")
-        text = file.read(length)
+    prefix = file.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+    if not 2 <= length <= min(HEADER_BYTES, size - 8):
+        raise UnsafeModel(f"{name}: the header's length is wrong", param=name)
+    text = file.read(length)
     if not text.startswith(b"{"):
-        raise UnsafeModel(f"{path.name}: the header is no JSON object")
+        raise UnsafeModel(f"{name}: the header is no JSON object", param=name)
     try:
         header = json.loads(text, object_pairs_hook=_once)
-        tensors = tuple(
-            sorted((_tensor(name, row) for name, row in header.items() if name != "__metadata__"), key=_place)
-        )
+        tensors = tuple(sorted((_tensor(key, row) for key, row in header.items() if key != "__metadata__"), key=_place))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UnsafeModel(f"{path.name}: the header cannot be read") from error
-    _check_layout(path.name, tensors, size - 8 - length)
+        raise UnsafeModel(f"{name}: the header cannot be read", param=name) from error
+    _check_layout(name, tensors, size - 8 - length)
     return tensors
 
 
@@ -106,7 +115,7 @@ def _check_layout(file: str, tensors: Sequence[Tensor], data_bytes: int) -> None
     for tensor in tensors:
         bits = tensor.elements * BITS[tensor.dtype]
         if tensor.start != position or bits != (tensor.end - tensor.start) * 8:
-            raise UnsafeModel(f"{file}: tensor {tensor.name[:80]!r} does not lie where it should")
+            raise UnsafeModel(f"{file}: tensor {tensor.name[:80]!r} does not lie where it should", param=file)
         position = tensor.end
     if position != data_bytes:
-        raise UnsafeModel(f"{file}: {data_bytes - position} bytes belong to no tensor")
+        raise UnsafeModel(f"{file}: {data_bytes - position} bytes belong to no tensor", param=file)

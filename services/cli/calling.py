@@ -29,13 +29,18 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
     """Make `function(client, …)` a command of `app` that takes --url, --api-key and --data besides its own options.
 
     What goes wrong is told on stderr with its fix, with --json also as an object on stdout, and becomes an
-    exit code.
+    exit code. A function that has `data` itself is given the folder too.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        own = [each for each in parameters if each.name not in WHERE]
+        wanted = [each.name for each in parameters if each.name in WHERE]
+
         @wraps(function)
         def run(**given: Any) -> None:
             where = {option: given.pop(option) for option in WHERE}
+            given |= {option: where[option] for option in wanted}
             try:
                 with Client(address(where["data"], url=where["url"], api_key=where["api_key"])) as client:
                     function(client, **given)
@@ -45,15 +50,14 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
             except KeyboardInterrupt:
                 raise typer.Exit(ExitCode.INTERRUPTED) from None
 
-        own = list(inspect.signature(function).parameters.values())[1:]
         keyword = inspect.Parameter.KEYWORD_ONLY
         shared = [
             inspect.Parameter(option, keyword, default=default, annotation=annotation)
             for option, (annotation, default) in WHERE.items()
         ]
-        parameters = [each.replace(kind=keyword) for each in own] + shared
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        options = [each.replace(kind=keyword) for each in own] + shared
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in options}
         app.command(name)(run)
         return function
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from uuid import uuid4
 
 import httpx
@@ -37,7 +37,9 @@ LONGEST_PAUSE_S = 10.0
 FIXES = {
     "invalid_api_key": "Give a key: --api-key, MODELYARD_API_KEY, or --data with the folder of the yard.",
     "missing_scope": "`modelyard keys create` makes a key with other scopes.",
-    "model_not_found": "GET /v1/models lists the models there are.",
+    "model_not_found": "`modelyard models list` shows the models there are.",
+    "model_in_use": "Cancel its jobs, move its aliases with `modelyard models alias`, delete its adapters first.",
+    "source_not_allowed": "Upload it with `modelyard models register`, or have the setting changed.",
     "body_too_large": "Upload the lines with POST /v1/files, and submit with --input-file.",
     "idempotency_mismatch": "Leave --idempotency-key out, or give another one.",
     "unknown_host": "Call it by a name in MODELYARD_ALLOWED_HOSTS.",
@@ -163,6 +165,19 @@ class Client:
         headers = {"idempotency-key": key or str(uuid4())}
         return self._send("POST", path, params=_given(params), json=body, headers=headers).json()
 
+    def put(self, path: str, body: Any) -> Any:
+        """Say what a path is to hold. Raises Unreachable, Refused."""
+        return self._send("PUT", path, json=body).json()
+
+    def patch(self, path: str, body: Any) -> Any:
+        """Change what a path holds. Raises Unreachable, Refused."""
+        return self._send("PATCH", path, json=body).json()
+
+    def upload(self, file: BinaryIO, *, name: str, purpose: str) -> Any:
+        """Send a file, read from its beginning at every try. Raises Unreachable, Refused."""
+        form = {"file": (name, file, "application/octet-stream")}
+        return self._send("POST", "/v1/files", files=form, data={"purpose": purpose}).json()
+
     def delete(self, path: str) -> Any:
         """End a thing, and its last state. Raises Unreachable, Refused."""
         return self._send("DELETE", path).json()
@@ -183,6 +198,15 @@ class Client:
                 yield from parse(answer.iter_lines())
         except httpx.TransportError:
             return
+
+    def stream(self, path: str, body: Any, *, patience_s: float) -> Iterator[ServerSentEvent]:
+        """Send JSON once, and the events of its answer as they come. Raises Unreachable, Refused."""
+        timeout = httpx.Timeout(patience_s, connect=CONNECT_S)
+        try:
+            with self._http.stream("POST", path, json=body, timeout=timeout) as answer:
+                yield from parse(_check(answer).iter_lines())
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
 
     @contextmanager
     def download(self, path: str, *, start: int = 0) -> Iterator[httpx.Response]:

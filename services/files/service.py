@@ -23,7 +23,7 @@ BATCH_EXPIRY_S = EXPIRY_S[1]
 
 
 class Purpose(StrEnum):
-    """What a file is for. The last two are ours, the others OpenAI's."""
+    """What a file is for. The last three are ours, the others OpenAI's."""
 
     ASSISTANTS = "assistants"  #: accepted, as any file
     BATCH = "batch"  #: lines of a batch; expires after thirty days unless told otherwise
@@ -33,6 +33,7 @@ class Purpose(StrEnum):
     EVALS = "evals"  #: examples to evaluate on
     DOCUMENT = "document"  #: a document to read
     CALIBRATION = "calibration"  #: samples to calibrate on
+    MODEL = "model"  #: weights, configuration or tokenizer of a model that will be registered
 
 
 def create(

@@ -3,8 +3,10 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, RowMapping, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
+
+from shared.db.models import InferenceJob, Model
 
 _INSERT = text("""
 INSERT INTO inference_jobs (job_id, tenant_id, model_id, model_digest, input_file_id)
@@ -14,11 +16,6 @@ VALUES (:job_id, :tenant_id, :model_id, :model_digest, :input_file_id)
 _COPY = text("""
 INSERT INTO inference_jobs (job_id, tenant_id, model_id, model_digest)
 SELECT :job_id, tenant_id, model_id, model_digest FROM inference_jobs WHERE job_id = :from_job_id
-""")
-
-_MODEL = text("""
-SELECT m.id, m.tenant_id, m.name, m.digest, m.manifest, m.config, m.bytes, m.parameters, m.dtype, m.context_length
-FROM inference_jobs i JOIN models m ON m.id = i.model_id WHERE i.job_id = :job_id AND i.tenant_id = :tenant_id
 """)
 
 _INPUT = text("""
@@ -67,9 +64,10 @@ def copy(session: Session, job_id: UUID, *, from_job_id: UUID) -> None:
     session.execute(_COPY, {"job_id": job_id, "from_job_id": from_job_id})
 
 
-def model_of(session: Session, tenant_id: UUID, job_id: UUID) -> RowMapping | None:
-    """The model that was fixed at submit."""
-    return session.execute(_MODEL, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
+def model_of(session: Session, tenant_id: UUID, job_id: UUID) -> Model | None:
+    """The model that was fixed at submit, deleted since or not."""
+    query = select(Model).join(InferenceJob, InferenceJob.model_id == Model.id)
+    return session.scalar(query.where(InferenceJob.job_id == job_id, InferenceJob.tenant_id == tenant_id))
 
 
 def input_of(session: Session, tenant_id: UUID, job_id: UUID) -> Row[Any] | None:

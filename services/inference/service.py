@@ -14,7 +14,8 @@ from services.inference.models import ModelFacts, facts
 from services.jobs.kinds import Prepared
 from services.jobs.types import Claim
 from shared.contracts.inference import InferenceSpec
-from shared.db.models import File
+from shared.contracts.serving import Serving
+from shared.db.models import File, Model
 from shared.errors import FieldError, NotFound, Unprocessable, ValidationFailed
 from shared.manifest import Manifest
 from shared.recent import Recent
@@ -31,8 +32,22 @@ _models: Recent[ModelFacts] = Recent(MODEL_FOR_S)
 
 
 @dataclass(frozen=True)
+class AdapterModel:
+    """The LoRA adapter that a request names, served beside its base."""
+
+    id: UUID
+    name: str
+    digest: str
+    manifest: Manifest
+    rank: int
+
+
+@dataclass(frozen=True)
 class ServedModel:
-    """The model version that every attempt of a job runs. `tenant_id` owns its blobs."""
+    """The model version that an engine loads. `tenant_id` owns its blobs. Bytes and tokens.
+
+    Of an adapter, all but `adapter` describes the base.
+    """
 
     id: UUID
     tenant_id: UUID
@@ -44,6 +59,10 @@ class ServedModel:
     parameters: int
     dtype: str
     context_length: int
+    kv_bytes_per_token: int
+    kv_heads: int
+    serving: Serving
+    adapter: AdapterModel | None = None
 
 
 def prepare(session: Session, tenant_id: UUID, spec: InferenceSpec) -> Prepared:
@@ -71,12 +90,12 @@ def prepare(session: Session, tenant_id: UUID, spec: InferenceSpec) -> Prepared:
             job_id,
             tenant_id=tenant_id,
             model_id=model.id,
-            model_digest=model.digest,
+            model_digest=model.served_as,
             input_file_id=file.id if file else None,
         )
 
     return Prepared(
-        spec=spec.model_dump(mode="json", exclude=INLINE_SOURCES),
+        spec=spec.model_dump(mode="json", by_alias=True, exclude=INLINE_SOURCES),
         needs=model.needs(_longest(lines) // CHARACTERS_PER_TOKEN + spec.max_tokens),
         planned_gpu_s=tokens / TOKENS_PER_GPU_S,
         total=None if file else len(lines),
@@ -94,25 +113,67 @@ def restore(stored: dict[str, Any], inputs: tuple[dict[str, Any], ...]) -> Infer
     return InferenceSpec.model_validate(stored | {source: [line[_KEYS[source]] for line in inputs]})
 
 
-def model_facts(session: Session, tenant_id: UUID, name: str) -> ModelFacts:
-    """The newest version of the tenant's model, as read within the last second.
+def model_facts(session: Session, tenant_id: UUID, name: str, *, param: str = "spec.model") -> ModelFacts:
+    """The version that a name, an alias, `name@version` or an id stands for, as read within the last second.
 
     Raises:
-        UnknownModel: there is none of that name (`spec.model`).
+        UnknownModel: it stands for none; `param` names the offending field.
     """
-    return _models.get(session, (tenant_id, name), lambda: facts(catalog.get(session, tenant_id, name)))
+
+    def read() -> ModelFacts:
+        model = catalog.get(session, tenant_id, name, param=param)
+        return facts(model, catalog.base_of(session, model))
+
+    return _models.get(session, (tenant_id, name), read)
 
 
 def model_of(session: Session, claim: Claim) -> ServedModel:
     """The model version that was fixed when the job was submitted."""
-    row = repository.model_of(session, claim.tenant_id, claim.job_id)
-    assert row is not None, f"job {claim.job_id} has no model"
-    return ServedModel(**{**row, "manifest": Manifest.of_json(row["manifest"])})
+    model = repository.model_of(session, claim.tenant_id, claim.job_id)
+    assert model is not None, f"job {claim.job_id} has no model"
+    return _served(session, model)
+
+
+def served(session: Session, tenant_id: UUID, model_id: UUID) -> ServedModel:
+    """What an engine for one version of the tenant's models loads, deleted since or not.
+
+    Raises:
+        UnknownModel: there is none of that id.
+    """
+    return _served(session, catalog.by_id(session, tenant_id, model_id))
 
 
 def like(parent_id: UUID) -> Callable[[Session, UUID], None]:
     """Writes a child's columns as its parent's are."""
     return lambda session, job_id: repository.copy(session, job_id, from_job_id=parent_id)
+
+
+def _served(session: Session, model: Model) -> ServedModel:
+    base = catalog.base_of(session, model)
+    own, figures = base or model, facts(model, base)
+    adapter = AdapterModel(
+        id=model.id,
+        name=model.name,
+        digest=model.digest,
+        manifest=Manifest.of_json(model.manifest),
+        rank=int(model.config["r"]),
+    ) if base else None  # fmt: skip
+    return ServedModel(
+        id=own.id,
+        tenant_id=own.tenant_id,
+        name=own.name,
+        digest=own.digest,
+        manifest=Manifest.of_json(own.manifest),
+        config=own.config,
+        bytes=own.bytes,
+        parameters=own.parameters,
+        dtype=own.dtype,
+        context_length=own.context_length,
+        kv_bytes_per_token=figures.kv_bytes_per_token,
+        kv_heads=figures.kv_heads,
+        serving=figures.serving,
+        adapter=adapter,
+    )
 
 
 _KEYS = {"prompts": "prompt", "messages": "messages"}

@@ -19,7 +19,10 @@ from shared.contracts.jobs import Pool
 from shared.errors import InvalidField
 from shared.settings import settings
 
+CALL = "call"  #: written by gateways, never submitted
 KINDS = {
+    "import_model": "services.imports.kind",
+    CALL: "services.calls.kind",
     "inference": "services.inference.kind",
     "probe": "services.probe.kind",
 }
@@ -58,8 +61,8 @@ def _rows() -> dict[str, str]:
 
 
 def names() -> list[str]:
-    """Names of every kind that this deployment knows."""
-    return sorted(_rows())
+    """Names of every kind that may be submitted."""
+    return sorted(_rows().keys() - {CALL})
 
 
 @cache

@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import Uuid
 
-from services.jobs.types import Beat, Ending, LineRecord, Orders
+from services.jobs.types import Beat, Ending, LineRecord, Lost, Orders
+from shared.contracts.jobs import Driver
 from shared.errors import Fenced
 
 _IDS = bindparam("ids", type_=ARRAY(Uuid))
@@ -71,6 +72,7 @@ decided AS (
     CASE
       WHEN e.outcome IN ('succeeded', 'expired') THEN e.outcome
       WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
+      WHEN j.driver = 'gateway' THEN CASE e.outcome WHEN 'cancelled' THEN 'cancelled' ELSE 'failed' END
       WHEN e.outcome = 'failed' AND (e.permanent OR j.failure_count + 1 >= j.max_failures) THEN 'failed'
       WHEN e.outcome = 'lost' AND (j.driver <> 'worker' OR losses.n >= j.max_lost) THEN 'failed'
       ELSE 'queued' END AS next,
@@ -101,6 +103,9 @@ moved AS (
       ELSE j.run_after END,
     finished_at = CASE WHEN d.next = 'queued' THEN NULL ELSE clock_timestamp() END,
     error = CASE WHEN d.next = 'succeeded' THEN NULL ELSE COALESCE(d.error, j.error) END,
+    -- a call ends so when its client hangs up, which asks nobody
+    cancel_requested_at = CASE WHEN d.next = 'cancelled' THEN COALESCE(j.cancel_requested_at, clock_timestamp())
+      ELSE j.cancel_requested_at END,
     lease_owner = NULL, lease_id = NULL, lease_expires_at = NULL, event_seq = j.event_seq + 1,
     prompt_tokens = j.prompt_tokens + s.prompt_tokens,
     completion_tokens = j.completion_tokens + s.completion_tokens,
@@ -137,14 +142,14 @@ SELECT m.*, pg_notify('bells', m.queue) FROM moved m
 """)
 
 _LOST = text("""
-SELECT id, attempt FROM jobs
+SELECT id, attempt, driver FROM jobs
 WHERE state = 'running' AND driver <> 'children'
   AND lease_expires_at < clock_timestamp() - make_interval(secs => :grace)
 ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 
 _OF_OWNERS = text("""
-SELECT id, attempt FROM jobs WHERE state = 'running' AND lease_owner = ANY(:ids) ORDER BY id FOR UPDATE
+SELECT id, attempt, driver FROM jobs WHERE state = 'running' AND lease_owner = ANY(:ids) ORDER BY id FOR UPDATE
 """).bindparams(_IDS)
 
 _OVERDUE = text("""
@@ -215,14 +220,16 @@ def end(session: Session, endings: Sequence[Ending], *, retry_base_s: float, ret
     return session.execute(_END, {"endings": _json(rows), "retry_base": retry_base_s, "retry_max": retry_max_s}).all()
 
 
-def lost(session: Session, *, grace_s: float, limit: int) -> list[tuple[UUID, int]]:
-    """Attempts whose lease ran out by the database's clock, locked: (job, attempt)."""
-    return [(row.id, row.attempt) for row in session.execute(_LOST, {"grace": grace_s, "limit": limit})]
+def lost(session: Session, *, grace_s: float, limit: int) -> list[Lost]:
+    """Attempts whose lease ran out by the database's clock, locked."""
+    rows = session.execute(_LOST, {"grace": grace_s, "limit": limit})
+    return [Lost(row.id, row.attempt, Driver(row.driver)) for row in rows]
 
 
-def owned_by(session: Session, owners: Sequence[UUID]) -> list[tuple[UUID, int]]:
-    """Attempts that these workers hold, locked: (job, attempt)."""
-    return [(row.id, row.attempt) for row in session.execute(_OF_OWNERS, {"ids": list(owners)})]
+def owned_by(session: Session, owners: Sequence[UUID]) -> list[Lost]:
+    """Attempts that these workers hold, locked."""
+    rows = session.execute(_OF_OWNERS, {"ids": list(owners)})
+    return [Lost(row.id, row.attempt, Driver(row.driver)) for row in rows]
 
 
 def overdue(session: Session, *, grace_s: float, limit: int) -> list[tuple[UUID, int, str]]:

@@ -3,9 +3,10 @@
 | move | who | guard |
 |---|---|---|
 | insert queued | gateway | the idempotency key, in the same transaction |
+| insert running | gateway | a call that an engine has taken: attempt 1, with a lease |
 | queued → running | runner | due, not held, not blocked, not cancelled; `attempt + 1` |
 | running → succeeded, failed, queued, cancelled, expired | the attempt's owner | running, and this attempt |
-| running → queued, failed, cancelled | reaper | lease over by the database's clock |
+| running → queued, failed, cancelled | reaper | lease over by the database's clock; a call is never queued |
 | queued → cancelled, expired | caller, reaper | queued |
 
 Triggers in PostgreSQL hold the same table. `attempt` is the fencing token. Nothing here commits.
@@ -20,12 +21,13 @@ from sqlalchemy.orm import Session
 
 from services.jobs import control_repository as control
 from services.jobs import lease_repository as leases
+from services.jobs import place_repository as placing
 from services.jobs import queue_repository as queue_sql
 from services.jobs import repository
 from services.jobs.lease_repository import fenced
-from services.jobs.types import Beat, Claim, Ended, Ending, LineRecord, Orders, Outcome
+from services.jobs.types import Beat, Claim, Ended, Ending, LineRecord, Lost, Orders, Outcome, Placed
 from services.webhooks import service as webhooks
-from shared.contracts.jobs import EventType, JobError, State
+from shared.contracts.jobs import Driver, EventType, JobError, State
 from shared.db.models import Checkpoint, Job
 from shared.ids import new_id
 from shared.settings import settings
@@ -49,11 +51,17 @@ WORKER_LOST = JobError(
     detail="its lease ran out or its process died",
     retryable=True,
 )
+CLIENT_GONE = JobError(
+    code="client_gone",
+    title="The gateway was lost",
+    detail="the process that passed the answer on has died, and its client's connection with it",
+)
 DEADLINE = JobError(code="deadline_exceeded", title="The deadline passed", detail="partial output is kept")
 
 __all__ = [
     "MOVES", "add_logs", "beat", "cancel", "checkpoint", "claim", "end", "expire_overdue", "fenced", "hold",
-    "progress", "reap", "record_lines", "release_owned", "release_strays", "resume", "start_parent", "tell",
+    "place", "progress", "reap", "record_lines", "release_owned", "release_strays", "renew", "resume", "start_parent",
+    "tell",
 ]  # fmt: skip
 
 
@@ -68,6 +76,16 @@ def claim(session: Session, queue: str, *, worker_id: UUID, limit: int, devices:
     if claims:
         control.notify_changed(session, [c.job_id for c in claims])
     return claims
+
+
+def place(session: Session, calls: Sequence[Placed], *, owner: UUID) -> None:
+    """Write calls that engines have taken, already running; their gateway `owner` holds the leases."""
+    placing.insert(session, calls, owner=owner, ttl_s=settings().lease_ttl_s)
+
+
+def renew(session: Session, owner: UUID, calls: Sequence[UUID]) -> list[UUID]:
+    """Renew the leases of a gateway's calls; those that somebody asked to cancel."""
+    return placing.renew(session, owner, calls, ttl_s=settings().lease_ttl_s)
 
 
 def beat(session: Session, beats: Sequence[Beat]) -> dict[UUID, Orders]:
@@ -106,12 +124,14 @@ def release_owned(session: Session, owners: Sequence[UUID]) -> int:
 
 def release_strays(session: Session, owner: UUID, *, known: Iterable[UUID]) -> int:
     """Give back what `owner` claimed without hearing of it: the answer to a claim's commit was lost."""
-    strays = [found for found in leases.owned_by(session, [owner]) if found[0] not in frozenset(known)]
-    return len(end(session, [Ending(job, attempt, Outcome.RELEASED) for job, attempt in strays])) if strays else 0
+    strays = [found for found in leases.owned_by(session, [owner]) if found.job_id not in frozenset(known)]
+    endings = [Ending(each.job_id, each.attempt, Outcome.RELEASED) for each in strays]
+    return len(end(session, endings)) if endings else 0
 
 
-def _lose(session: Session, attempts: Iterable[tuple[UUID, int]]) -> int:
-    endings = [Ending(job, attempt, Outcome.LOST, error=WORKER_LOST) for job, attempt in attempts]
+def _lose(session: Session, attempts: Iterable[Lost]) -> int:
+    errors = {Driver.WORKER: WORKER_LOST, Driver.GATEWAY: CLIENT_GONE}
+    endings = [Ending(each.job_id, each.attempt, Outcome.LOST, error=errors[each.driver]) for each in attempts]
     return len(end(session, endings)) if endings else 0
 
 

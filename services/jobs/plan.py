@@ -12,6 +12,7 @@ from shared.queues import AUTO, GIB, GpuClass, gpu_classes, queue_name
 from shared.queues import gpu_class as known_class
 from shared.recent import Recent
 
+CPU = "cpu"  #: the class whose ranks share one device: its host
 DEGREES = (1, 2, 4, 8)  #: of tensor parallelism that engines are run with
 #: share of a device that weights and KV cache may fill; the rest is activations, CUDA graphs and the driver.
 #: vLLM's own default is 0.9.
@@ -30,6 +31,12 @@ class Needs:
     tokens: int = 0  #: held in the KV cache at once
     dtype: str | None = None  #: bf16, fp16, fp32, int8, fp8 …; None = any
     kv_heads: int = 1  #: tensor parallelism must divide it
+    tensor_parallel: int | None = None  #: the degree that the model's owner chose; None = the fewest devices
+    cpu: "Needs | None" = None  #: what it asks of class cpu, where engines compute in fp32; None = the same
+
+    def on(self, each: GpuClass) -> "Needs":
+        """What is asked of one class."""
+        return self.cpu if self.cpu is not None and each.name == CPU else self
 
     @property
     def memory_bytes(self) -> int:
@@ -65,7 +72,8 @@ def choose(session: Session, *, pool: Pool, gpu_class: str, needs: Needs) -> Pla
         named = known_class(gpu_class)
         devices = fit(named, needs)
         if devices is None:
-            raise Unplaceable(f"{_asks(needs)}; {_offers(named, needs)}", param="gpu_class")
+            own = needs.on(named)
+            raise Unplaceable(f"{_asks(own)}; {_offers(named, own)}", param="gpu_class")
         waits = "" if queue_name(named.name, pool) in live else "; no worker of it is live: the job waits for one"
         return _plan(named, pool, devices=devices, needs=needs, why=f"as asked{waits}")
     table = gpu_classes().values()
@@ -80,6 +88,7 @@ def choose(session: Session, *, pool: Pool, gpu_class: str, needs: Needs) -> Pla
 
 def fit(each: GpuClass, needs: Needs) -> int | None:
     """The fewest devices of one host that hold `needs`; None when no host of the class does."""
+    needs = needs.on(each)
     if needs.dtype is not None and needs.dtype not in each.dtypes:
         return None
     room = each.memory_bytes * USABLE
@@ -87,8 +96,11 @@ def fit(each: GpuClass, needs: Needs) -> int | None:
 
 
 def degrees(each: GpuClass, needs: Needs) -> list[int]:
-    """Degrees of tensor parallelism that split the model's KV heads evenly over one host's devices."""
-    return [n for n in DEGREES if n <= each.devices_per_host and needs.kv_heads % n == 0]
+    """Numbers of one host's devices that split the model's KV heads evenly; the one that was chosen, if one was."""
+    if each.name == CPU:
+        return [1]
+    asked = DEGREES if needs.tensor_parallel is None else (needs.tensor_parallel,)
+    return [n for n in asked if n <= each.devices_per_host and needs.kv_heads % n == 0]
 
 
 def cheapest(table: Iterable[GpuClass], needs: Needs) -> tuple[GpuClass, int] | None:
@@ -98,12 +110,13 @@ def cheapest(table: Iterable[GpuClass], needs: Needs) -> tuple[GpuClass, int] | 
 
 
 def _plan(each: GpuClass, pool: Pool, *, devices: int, needs: Needs, why: str) -> Plan:
+    needs = needs.on(each)
     what = f"{_asks(needs)}; {each.name} × {devices} has {_room(each, devices)}: " if needs.memory_bytes else ""
     return Plan(
         gpu_class=each.name,
         queue=queue_name(each.name, pool),
         devices=devices,
-        tensor_parallel=devices,
+        tensor_parallel=needs.tensor_parallel or devices,
         memory_bytes=needs.memory_bytes,
         price_per_gpu_hour=each.price_per_gpu_hour,
         reason=f"{what}{why}",
@@ -117,15 +130,22 @@ def _asks(needs: Needs) -> str:
 def _offers(each: GpuClass, needs: Needs) -> str:
     if needs.dtype is not None and needs.dtype not in each.dtypes:
         return f"GPU class {each.name} cannot run {needs.dtype} (it runs {', '.join(each.dtypes)})"
-    devices = degrees(each, needs)[-1]
-    return f"GPU class {each.name} × {devices} has {_room(each, devices)}"
+    if not (able := degrees(each, needs)):
+        return (
+            f"GPU class {each.name} has {each.devices_per_host} devices a host, for {needs.kv_heads} KV heads:"
+            f" tensor_parallel {needs.tensor_parallel} cannot be run on it"
+        )
+    return f"GPU class {each.name} × {able[-1]} has {_room(each, able[-1])}"
 
 
 def _best_offer(table: Iterable[GpuClass], needs: Needs) -> str:
     able = [each for each in table if needs.dtype is None or needs.dtype in each.dtypes]
     if not able:
         return f"no configured GPU class can run {needs.dtype}"
-    largest = max(able, key=lambda each: each.memory_bytes * degrees(each, needs)[-1])
+    split = [each for each in able if degrees(each, needs)]
+    if not split:
+        return f"no configured GPU class has {needs.tensor_parallel} devices a host"
+    largest = max(split, key=lambda each: each.memory_bytes * degrees(each, needs)[-1])
     devices = degrees(largest, needs)[-1]
     return f"the largest configured GPU class, {largest.name} × {devices}, has {_room(largest, devices)}"
 

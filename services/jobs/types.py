@@ -134,3 +134,27 @@ class NewJob:
     webhook_secret: bytes | None = None
     lines: tuple[Mapping[str, Any], ...] = ()  #: inputs of `job_items`, from `first_line` on
     first_line: int = 0
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A call that a gateway has given to an engine: written already running, at attempt 1."""
+
+    id: UUID
+    tenant_id: UUID
+    kind: str
+    spec: Mapping[str, Any]
+    gpu_class: str
+    queue: str
+    devices: int
+    priority: int
+    plan: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An attempt that nobody drives any more."""
+
+    job_id: UUID
+    attempt: int
+    driver: Driver

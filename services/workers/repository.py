@@ -4,16 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, select, text
+from sqlalchemy import Row, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 from sqlalchemy.types import Text
 
-from services.workers.types import Boot, Capacity, LoadedEngine
-from shared.db.models import Engine, Worker
+from services.workers import engine_repository
+from services.workers.types import Boot, Capacity
+from shared.db.models import Worker
 
 # of `workers w`
-_LIVE = "w.stopped_at IS NULL AND w.last_seen_at > clock_timestamp() - make_interval(secs => :live_s)"
+LIVE = "w.stopped_at IS NULL AND w.last_seen_at > clock_timestamp() - make_interval(secs => :live_s)"
 
 _BEAT = text("""
 UPDATE workers SET last_seen_at = clock_timestamp(), slots = :slots, draining = :draining,
@@ -22,12 +23,12 @@ WHERE id = :id AND stopped_at IS NULL RETURNING id
 """)
 
 _SEEN = text(f"""
-SELECT w.*, {_LIVE} AS live FROM workers w
+SELECT w.*, {LIVE} AS live FROM workers w
 WHERE w.stopped_at IS NULL OR w.stopped_at > clock_timestamp() - make_interval(secs => :recent_s)
 ORDER BY w.stopped_at IS NOT NULL, w.started_at DESC LIMIT :limit
 """)
 
-_LIVE_QUEUES = text(f"SELECT DISTINCT unnest(queues) FROM workers w WHERE {_LIVE} AND NOT draining")
+_LIVE_QUEUES = text(f"SELECT DISTINCT unnest(queues) FROM workers w WHERE {LIVE} AND NOT draining")
 
 # slots: {"serve": {"free": 1, "total": 2}, …}; a queue's pool is what follows its last dot
 _CAPACITY = text(f"""
@@ -36,16 +37,9 @@ SELECT queue, count(*) AS workers, count(*) FILTER (WHERE NOT draining) AS accep
   COALESCE(sum(free) FILTER (WHERE NOT draining), 0) AS free
 FROM (SELECT draining, queue,
         COALESCE((slots -> substring(queue FROM '[^.]*$') ->> 'free')::int, 0) AS free
-      FROM workers w CROSS JOIN LATERAL unnest(queues) AS queue WHERE {_LIVE}) q
+      FROM workers w CROSS JOIN LATERAL unnest(queues) AS queue WHERE {LIVE}) q
 WHERE queue = ANY(:queues) GROUP BY queue
 """).bindparams(bindparam("queues", type_=ARRAY(Text)))
-
-_ENGINES = text(f"""
-SELECT e.* FROM engines e JOIN workers w ON w.id = e.worker_id
-WHERE {_LIVE} AND (CAST(:model_digest AS text) IS NULL OR e.model_digest = :model_digest)
-  AND (CAST(:worker_id AS uuid) IS NULL OR e.worker_id = :worker_id)
-ORDER BY e.id
-""")
 
 _STOP_SILENT = text("""
 UPDATE workers SET stopped_at = clock_timestamp()
@@ -92,14 +86,14 @@ def stop(session: Session, worker_id: UUID) -> None:
         text("UPDATE workers SET stopped_at = clock_timestamp() WHERE id = :id AND stopped_at IS NULL"),
         {"id": worker_id},
     )
-    session.execute(delete(Engine).where(Engine.worker_id == worker_id))
+    engine_repository.forget(session, [worker_id])
 
 
 def stop_silent(session: Session, *, silent_s: float) -> list[UUID]:
     """Note the end of workers that have not been heard of for `silent_s`, and forget their engines."""
     gone = list(session.execute(_STOP_SILENT, {"silent_s": silent_s}).scalars())
     if gone:
-        session.execute(delete(Engine).where(Engine.worker_id.in_(gone)))
+        engine_repository.forget(session, gone)
     return gone
 
 
@@ -122,39 +116,3 @@ def capacity(session: Session, queues: Sequence[str], *, live_s: float) -> dict[
 def control_due(session: Session, *, limit: int) -> int:
     """What the courier could take now: control tasks and webhook deliveries, each counted up to `limit`."""
     return int(session.execute(_CONTROL_DUE, {"limit": limit}).scalar_one())
-
-
-def put_engine(session: Session, engine: LoadedEngine) -> None:
-    """Write or update an engine's row; `ready_at` is set when it is first seen ready."""
-    values = {
-        "worker_id": engine.worker_id,
-        "model_digest": engine.model_digest,
-        "kind": engine.kind,
-        "address": engine.address,
-        "devices": list(engine.devices),
-        "state": engine.state,
-        "max_in_flight": engine.max_in_flight,
-        "in_flight": engine.in_flight,
-        "pid": engine.pid,
-        "error": engine.error,
-    }
-    ready = text("CASE WHEN excluded.state = 'ready' THEN COALESCE(engines.ready_at, clock_timestamp()) END")
-    born = text("clock_timestamp()") if engine.state == "ready" else None
-    session.execute(
-        insert(Engine)
-        .values({"id": engine.id, "ready_at": born, **values})
-        .on_conflict_do_update(index_elements=["id"], set_={**values, "ready_at": ready})
-    )
-
-
-def remove_engine(session: Session, engine_id: UUID) -> None:
-    """Forget an engine that was unloaded or died."""
-    session.execute(delete(Engine).where(Engine.id == engine_id))
-
-
-def engines(
-    session: Session, *, live_s: float, model_digest: str | None = None, worker_id: UUID | None = None
-) -> list[Engine]:
-    """Engines of live workers, oldest first; of one model or one worker when asked."""
-    values = {"live_s": live_s, "model_digest": model_digest, "worker_id": worker_id}
-    return list(session.scalars(select(Engine).from_statement(_ENGINES), values))

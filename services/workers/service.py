@@ -14,8 +14,8 @@ from uuid import UUID
 import orjson
 from sqlalchemy.orm import Session
 
-from services.workers import repository
-from services.workers.types import Boot, Capacity, Gpu, LoadedEngine, Slots, WorkerSeen
+from services.workers import engine_repository, repository
+from services.workers.types import Boot, Capacity, Figures, Gpu, LoadedEngine, Measure, Slots, WorkerSeen, figures
 from shared.contracts.jobs import Pool
 from shared.db.models import Engine
 from shared.ids import new_id
@@ -129,19 +129,42 @@ def control_due(session: Session, *, limit: int) -> int:
 
 
 def put_engine(session: Session, engine: LoadedEngine) -> None:
-    """Record an engine, or its new state. `ready_at` is the database's affair."""
-    repository.put_engine(session, engine)
+    """Record an engine, or its new state. `ready_at` is the database's affair.
+
+    Channel `engines` names the model when its engines' states, adapters or modes changed.
+    """
+    engine_repository.put(session, engine)
+
+
+def note_figures(session: Session, noted: Sequence[tuple[UUID, Figures]]) -> None:
+    """Record the newest figures of engines."""
+    engine_repository.note(session, noted)
 
 
 def remove_engine(session: Session, engine_id: UUID) -> None:
     """Forget an engine that was unloaded or died."""
-    repository.remove_engine(session, engine_id)
+    engine_repository.remove(session, engine_id)
 
 
 def engines(session: Session, *, model_digest: str | None = None, worker_id: UUID | None = None) -> list[LoadedEngine]:
     """Engines of live workers, of one model or one worker when asked."""
-    rows = repository.engines(session, live_s=LIVE_S, model_digest=model_digest, worker_id=worker_id)
+    rows = engine_repository.engines(session, live_s=LIVE_S, model_digest=model_digest, worker_id=worker_id)
     return [_loaded(row) for row in rows]
+
+
+def remember(session: Session, measure: Measure) -> None:
+    """Keep what an engine took to load, and held."""
+    engine_repository.remember(session, measure)
+
+
+def measured(session: Session, model_digest: str, *, gpu_class: str, kind: str, tensor_parallel: int) -> Measure | None:
+    """What an engine of this model took the last time; None when there was none."""
+    row = engine_repository.measure(
+        session, model_digest, gpu_class=gpu_class, kind=kind, tensor_parallel=tensor_parallel
+    )
+    return (
+        None if row is None else Measure(model_digest, gpu_class, kind, tensor_parallel, row.load_s, row.memory_bytes)
+    )
 
 
 def _stored(slots: Mapping[Pool, Slots]) -> dict[str, dict[str, int]]:
@@ -162,6 +185,11 @@ def _loaded(row: Engine) -> LoadedEngine:
         pid=row.pid,
         error=row.error,
         ready_at=row.ready_at,
+        tensor_parallel=row.tensor_parallel,
+        modes=tuple(row.modes),
+        adapters=tuple(row.adapters),
+        token=row.token,
+        figures=figures(row.stats),
     )
 
 

@@ -4,7 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from shared.contracts.caching import CacheWish
 from shared.contracts.jobs import Contract, JobError, Name, Text
+from shared.contracts.openai import BIASES, ResponseFormat
 
 INLINE_LINES = 50_000
 STOPS = 4
@@ -16,6 +18,15 @@ class Message(Contract):
 
     role: Literal["system", "user", "assistant"]
     content: Text
+
+
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]  #: JSON's keys are text
+
+#: Fields of a spec that every line's request carries when they are set, under the same names.
+FORWARDED = (
+    "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "ignore_eos", "presence_penalty",
+    "frequency_penalty", "repetition_penalty", "logit_bias", "response_format",
+)  # fmt: skip
 
 
 class InferenceSpec(Contract):
@@ -37,6 +48,15 @@ class InferenceSpec(Contract):
     seed: int | None = Field(None, ge=0, lt=2**63, strict=True)
     stop: list[Annotated[Text, Field(min_length=1, max_length=256)]] = Field(default_factory=list, max_length=STOPS)
     ignore_eos: bool = False
+    min_p: float | None = Field(None, ge=0, le=1, description="share of the best token's probability; null is off")
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10, description="1 is off")
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None, max_length=BIASES, description="token id → what is added to its logit"
+    )
+    response_format: ResponseFormat | None = Field(None, description="text, json_object or json_schema, as OpenAI's")
+    cache: CacheWish | None = Field(None, description="as in a chat: `off` asks the engine for every line")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -5,7 +5,7 @@ import subprocess
 
 from tests.architecture.source import ROOT
 
-TARGETS = {"help", "setup", "demo", "up", "down", "test", "check", "fix", "docs", "bench"}
+TARGETS = {"help", "setup", "demo", "up", "down", "test", "check", "fix", "docs", "bench", "setup-vllm"}
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -18,7 +18,7 @@ class TestHelp:
         assert make().stdout == make("help").stdout
 
     def test_it_lists_every_target(self) -> None:
-        listed = set(re.findall(r"^  ([a-z]+) +\S", make("help").stdout, re.MULTILINE))
+        listed = set(re.findall(r"^  ([a-z-]+) +\S", make("help").stdout, re.MULTILINE))
         assert listed >= TARGETS
 
 

@@ -111,7 +111,8 @@ def needed() -> set[str]:
         for asked in requirements_of(name):
             if asked.marker is None or any(asked.marker.evaluate({"extra": extra, **on}) for on in PYTHONS):
                 waiting += [(asked.name, more) for more in ("", *asked.extras)]
-    return {name for name, _ in found if not name.startswith(("cuda-", "nvidia-", "triton"))}
+    named = {canonicalize_name(asked.name) for asked in asked_for()}
+    return {name for name, _ in found if name in named or not name.startswith(("cuda-", "nvidia-", "triton"))}
 
 
 def requirements_of(name: str) -> list[Requirement]:

@@ -13,6 +13,8 @@ ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.puten
 READS_ENVIRONMENT: dict[str, str] = {
     "shared/settings.py": "the one reader",
     "workers/engine/__main__.py": "writes what torch and OpenMP read when they are imported; reads nothing",
+    "workers/engine/parallel.py": "which rank a process is comes in torchrun's own variables",
+    "workers/engine/guard/environment.py": "passes it on to the server that it guards",
 }
 
 #: Files of more than 300 lines, and why they are one thing.

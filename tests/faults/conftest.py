@@ -19,6 +19,7 @@ QUICK: dict[str, Any] = {
     "retry_base_s": 0.2,
     "retry_max_s": 1,
     "cancel_term_s": 2,
+    "engine_spares": 0,  # each costs 4 s of CPU
     "webhook_timeout_s": 2,
     "webhook_retry_scale": 0.001,
 }

@@ -118,8 +118,10 @@ def engine(history: History) -> Engine:
 def running(history: History) -> int:
     """Requests inside the engine, by its own figures."""
     try:
-        transport = httpx.HTTPTransport(uds=engine(history).address.removeprefix("unix:"))
-        with httpx.Client(transport=transport, base_url="http://engine", timeout=5) as client:
+        asked = engine(history)
+        transport = httpx.HTTPTransport(uds=asked.address.removeprefix("unix:"))
+        headers = {"Authorization": f"Bearer {asked.token}"}
+        with httpx.Client(transport=transport, base_url="http://engine", timeout=5, headers=headers) as client:
             stats = client.get("/stats").raise_for_status().json()
     except Exception:  # noqa: BLE001 - no engine is ready yet
         return 0

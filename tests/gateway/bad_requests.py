@@ -96,7 +96,7 @@ SPECS: list[tuple[dict[str, Any], int, str, str]] = [
         "spec.messages.0.0.role",
     ),
     ({"prompts": None, "input_file": "file-nothing"}, 422, "unprocessable", "spec.input_file"),
-    ({"logit_bias": {}}, 400, "unknown_parameter", "spec.logit_bias"),
+    ({"tools": []}, 400, "unknown_parameter", "spec.tools"),
 ]
 
 #: a body as bytes, code, `param`

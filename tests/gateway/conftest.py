@@ -68,13 +68,20 @@ def serving(settings: Settings) -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def gateway(stores: RunningStores, migrated: str) -> Iterator[Gateway]:
-    with cloned_database(stores, migrated) as url, configured(stores.settings(database_url=url)) as settings:
+@contextmanager
+def running_gateway(stores: RunningStores, migrated: str, **changes: object) -> Iterator[Gateway]:
+    """A gateway on a database of its own."""
+    with cloned_database(stores, migrated) as url, configured(stores.settings(database_url=url, **changes)) as settings:
         database = Database(url, name="test")
         with serving(settings) as address:
             yield Gateway(address, settings, database)
         database.close()
+
+
+@pytest.fixture(scope="module")
+def gateway(stores: RunningStores, migrated: str) -> Iterator[Gateway]:
+    with running_gateway(stores, migrated) as running:
+        yield running
 
 
 @pytest.fixture

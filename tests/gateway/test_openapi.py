@@ -6,21 +6,33 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
-from gateway import openapi, openapi_examples
+from gateway import openapi, openapi_examples, openapi_models
 from gateway.app import create_app
 from gateway.readiness import Ready
 from gateway.routes.health import Live
 from gateway.schemas.api_keys import ApiKeyOut, ApiKeyRequest
 from gateway.schemas.artifacts import ArtifactOut
+from gateway.schemas.cache import CacheOut, CachePurged
 from gateway.schemas.common import Page, Problem
 from gateway.schemas.files import FileDeleted, FileOut
 from gateway.schemas.job_parts import AttemptOut, CheckpointOut, EventOut, LogOut
 from gateway.schemas.jobs import DraftOut, JobOut
-from gateway.schemas.models import ModelList, ModelOut
+from gateway.schemas.models import (
+    AliasDeleted,
+    AliasList,
+    AliasOut,
+    AliasRequest,
+    ModelChange,
+    ModelDeleted,
+    ModelDetail,
+    ModelList,
+    ModelOut,
+)
 from gateway.schemas.webhooks import DeliveryOut
 from gateway.schemas.workers import GpuClassOut, WorkerOut
 from services.jobs.explain import Explanation
 from services.jobs.kinds import kind
+from shared.contracts.imports import ImportSpec
 from shared.contracts.jobs import JobRequest
 from shared.settings import Settings
 from tests.gateway.conftest import Gateway
@@ -35,6 +47,11 @@ ROUTES = [
     "GET /v1/api_keys/{id}",
     "GET /v1/artifacts/{artifact_id}",
     "GET /v1/artifacts/{artifact_id}/content",
+    "DELETE /v1/cache",
+    "GET /v1/cache",
+    "POST /v1/chat/completions",
+    "POST /v1/completions",
+    "POST /v1/embeddings",
     "GET /v1/files",
     "POST /v1/files",
     "DELETE /v1/files/{file_id}",
@@ -54,13 +71,21 @@ ROUTES = [
     "POST /v1/jobs/{job_id}/resume",
     "POST /v1/jobs/{job_id}/retry",
     "GET /v1/jobs/{job_id}/webhook_deliveries",
+    "GET /v1/model_aliases",
+    "DELETE /v1/model_aliases/{alias}",
+    "PUT /v1/model_aliases/{alias}",
     "GET /v1/models",
+    "POST /v1/models",
+    "DELETE /v1/models/{model}",
     "GET /v1/models/{model}",
+    "PATCH /v1/models/{model}",
+    "GET /v1/models/{model}/versions",
     "GET /v1/workers",
 ]
 
+CATALOGUE = [ModelOut, ModelDetail, ModelList, ModelDeleted, AliasOut, AliasList, AliasDeleted]
 ROWS = [JobOut, EventOut, LogOut, AttemptOut, CheckpointOut, DeliveryOut, FileOut, WorkerOut, GpuClassOut, ApiKeyOut]
-WHOLE = [ArtifactOut, DraftOut, Explanation, FileDeleted, ModelOut, ModelList, Live, Ready]
+WHOLE = [ArtifactOut, DraftOut, Explanation, FileDeleted, *CATALOGUE, CacheOut, CachePurged, Live, Ready]
 MODELS: dict[str, Any] = {each.__name__: each for each in [*ROWS, *WHOLE]}
 MODELS |= {f"Page_{row.__name__}_": Page[row] for row in ROWS}  # type: ignore[valid-type]
 
@@ -88,7 +113,7 @@ class TestDocument:
     def test_every_request_has_one_too(self, document: dict[str, Any]) -> None:
         bodies = [operation.get("requestBody", {}).get("content", {}) for operation in openapi.operations(document)]
         json_bodies = [body["application/json"] for body in bodies if "application/json" in body]
-        assert len(json_bodies) == 2
+        assert len(json_bodies) >= 5
         assert all("example" in body or "examples" in body for body in json_bodies)
 
     def test_every_keyed_call_says_its_scope_and_its_errors(self, document: dict[str, Any]) -> None:
@@ -129,6 +154,14 @@ class TestExamples:
     def test_a_job_request_would_be_read(self, name: str) -> None:
         request = JobRequest.model_validate(openapi_examples.JOB_REQUESTS[name]["value"])
         kind(request.kind).spec.model_validate(request.spec)
+
+    @pytest.mark.parametrize("name", sorted(openapi_models.REGISTER_REQUESTS))
+    def test_a_registration_would_be_read(self, name: str) -> None:
+        ImportSpec.model_validate(openapi_models.REGISTER_REQUESTS[name]["value"])
+
+    def test_changes_of_models_and_aliases_would_be_read(self) -> None:
+        ModelChange.model_validate(openapi_models.CHANGE_REQUEST)
+        AliasRequest.model_validate(openapi_models.ALIAS_REQUEST)
 
     def test_a_key_request_would_be_read(self) -> None:
         ApiKeyRequest.model_validate(openapi_examples.API_KEY_REQUEST)

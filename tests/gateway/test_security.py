@@ -1,5 +1,6 @@
 """Every route: who may, whose it is, and what every answer carries."""
 
+import os
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,12 @@ ROUTES = [route for route in create_app(Settings()).routes if isinstance(route, 
 KEYED = [route for route in ROUTES if isinstance(route, Route)]
 OPEN = {"/health/live", "/health/ready", "/docs", "/openapi.json"}
 OF_A_TENANT = [route for route in KEYED if "{" in route.path]
-BODIES: dict[str, Any] = {"/v1/jobs": PROBE, "/v1/api_keys": {"name": "a", "scopes": ["jobs:read"]}}
+BODIES: dict[str, Any] = {
+    "POST /v1/jobs": PROBE,
+    "POST /v1/api_keys": {"name": "a", "scopes": ["jobs:read"]},
+    "PATCH /v1/models/{model:path}": {},
+    "PUT /v1/model_aliases/{alias:path}": {"model": "theirs"},
+}
 
 
 def name(route: APIRoute) -> str:
@@ -29,8 +35,7 @@ def name(route: APIRoute) -> str:
 
 def call(client: httpx.Client, route: APIRoute, **values: str) -> httpx.Response:
     method = min(route.methods or ())
-    body = {"json": BODIES[route.path]} if method == "POST" and route.path in BODIES else {}
-    return client.request(method, route.path.replace(":path", "").format(**values), **body)
+    return client.request(method, route.path.replace(":path", "").format(**values), json=BODIES.get(name(route)))
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,7 @@ def theirs(gateway: Gateway) -> dict[str, str]:
         "file_id": file["id"],
         "id": key["id"],
         "model": "theirs",
+        "alias": "theirs",
     }
 
 
@@ -64,7 +70,7 @@ class TestRoutes:
     @pytest.mark.parametrize("route", KEYED, ids=name)
     def test_nobody_comes_in_without_a_key(self, gateway: Gateway, route: Route) -> None:
         with httpx.Client(base_url=gateway.url) as nobody:
-            answer = call(nobody, route, job_id="1", artifact_id="1", file_id="1", model="m", id="1")
+            answer = call(nobody, route, job_id="1", artifact_id="1", file_id="1", model="m", alias="a", id="1")
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
         if min(route.methods or ()) != "HEAD":
@@ -74,7 +80,7 @@ class TestRoutes:
     def test_a_key_without_the_scope_is_refused(self, gateway: Gateway, route: Route) -> None:
         others = sorted(set(Scope) - {route.scope})
         with gateway.caller(*others) as client:
-            answer = call(client, route, job_id="1", artifact_id="1", file_id="1", model="m", id="1")
+            answer = call(client, route, job_id="1", artifact_id="1", file_id="1", model="m", alias="a", id="1")
         assert answer.status_code == 403
 
 
@@ -167,6 +173,7 @@ class TestMetrics:
         client.get("/v1/made-up-path")
         figures = client.get("/metrics")
         assert figures.headers["content-type"].startswith("text/plain; version=")
-        assert 'modelyard_http_requests_total{method="GET",route="/v1/jobs/{job_id}",status="404"}' in figures.text
-        assert 'modelyard_http_request_seconds_bucket{le="0.005",route="/v1/jobs/{job_id}"}' in figures.text
+        labels = f'process="{os.getpid()}",route="/v1/jobs/{{job_id}}"'
+        assert f'modelyard_http_requests_total{{method="GET",{labels},status="404"}}' in figures.text
+        assert f'modelyard_http_request_seconds_bucket{{le="0.005",{labels}}}' in figures.text
         assert "made-up-path" not in figures.text

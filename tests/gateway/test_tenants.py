@@ -28,7 +28,10 @@ MISSING = {
     "id": NOWHERE,
     "file_id": f"file-{'0' * 32}",
     "model": "no-such-model",
+    "alias": "no-such-alias",
 }
+#: what the calls that need a body are sent
+BODIES: dict[str, Any] = {"PATCH": {}, "PUT": {"model": "nothing"}}
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,13 @@ def theirs(gateway: Gateway) -> Any:
         upload = client.post("/v1/files", data={"purpose": "user_data"}, files={"file": ("theirs", b"theirs")})
         made = client.post("/v1/api_keys", json={"name": "theirs", "scopes": ["jobs:read"]}).json()
         ids = {"job_id": job["id"], "artifact_id": artifact, "file_id": upload.json()["id"], "id": made["id"]}
-        yield Owned(client, ids | {"model": name})
+        alias = client.put(f"/v1/model_aliases/{new_id().hex}", json={"model": name}).json()
+        yield Owned(client, ids | {"model": name, "alias": alias["id"]})
 
 
 def everything(gateway: Gateway) -> list[Any]:
     """Each row that a foreign call might change."""
-    tables = ("jobs", "job_events", "artifacts", "files", "models", "webhook_deliveries", "outbox")
+    tables = ("jobs", "job_events", "artifacts", "files", "models", "model_aliases", "webhook_deliveries", "outbox")
     keys = "SELECT id, revoked_at, scopes FROM api_keys ORDER BY id"
     with gateway.database.engine.connect() as connection:
         found = [connection.execute(text(f"SELECT * FROM {table} ORDER BY 1, 2")).all() for table in tables]
@@ -81,9 +85,9 @@ class TestMatrix:
         self, gateway: Gateway, client: httpx.Client, theirs: Owned, *, method: str, path: str
     ) -> None:
         before = everything(gateway)
-        foreign = client.request(method, path.format(**theirs.ids))
+        foreign = client.request(method, path.format(**theirs.ids), json=BODIES.get(method))
         assert foreign.status_code == 404
-        missing = client.request(method, path.format(**MISSING))
+        missing = client.request(method, path.format(**MISSING), json=BODIES.get(method))
         assert told(foreign, theirs.ids) == told(missing, MISSING)
         others = [other for name, other in theirs.ids.items() if f"{{{name}}}" not in path]
         assert not any(other in foreign.text for other in others)

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import os
 from uuid import uuid4
 
 import pytest
@@ -68,7 +69,10 @@ class TestLines:
 
 class TestFigures:
     def test_what_is_counted_is_exposed(self):
-        telemetry.counter("telemetry_tests", "Counted by a test.", "kind").labels("a").inc(3)
+        counter = telemetry.counter("telemetry_tests", "Counted by a test.", "kind")
+        counter.labels("a").inc(3)
         families = {family.name: family for family in text_string_to_metric_families(telemetry.exposition().decode())}
-        assert families["modelyard_telemetry_tests"].samples[0].value == 3
+        sample = families["modelyard_telemetry_tests"].samples[0]
+        assert (sample.value, sample.labels) == (3, {"kind": "a", "process": str(os.getpid())})
         assert "modelyard_process_resident_memory_bytes" in families
+        telemetry.REGISTRY.unregister(counter)  # it is not documented

@@ -26,7 +26,14 @@ from workers.runner import Runner
 from workers.runtime.folders import Folders
 
 SERVE, FORGE = "cpu.serve", "cpu.forge"
-QUICK = {"heartbeat_s": 0.2, "runner_poll_s": 5, "retry_base_s": 0.1, "cancel_term_s": 5, "drain_grace_s": 5}
+QUICK = {
+    "heartbeat_s": 0.2,
+    "runner_poll_s": 5,
+    "retry_base_s": 0.1,
+    "cancel_term_s": 5,
+    "drain_grace_s": 5,
+    "engine_spares": 0,  # each costs 4 s of CPU
+}
 
 
 @dataclass

@@ -33,7 +33,7 @@ def store(world: World) -> Store:
     return opened
 
 
-def submit(world: World, prompts: list[str], **spec: Any) -> UUID:
+def submit(world: World, prompts: list[str], *, gpu_class: str = "cpu", **spec: Any) -> UUID:
     """An inference job as the gateway would write it."""
     wish = InferenceSpec(prompts=prompts, **{"model": "yard-tiny", "max_tokens": 8, **spec})
     with world.database.transaction() as session:
@@ -42,6 +42,8 @@ def submit(world: World, prompts: list[str], **spec: Any) -> UUID:
             session,
             world.tenant,
             kind="inference",
+            gpu_class=gpu_class,
+            queue=f"{gpu_class}.serve",
             spec=prepared.spec,
             lines=prepared.lines,
             progress_total=prepared.total,

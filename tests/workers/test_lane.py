@@ -18,11 +18,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from shared.clock import monotonic
+from shared.engine_client import EngineClient, EngineGone
 from tests.support import wait_until
-from workers.runtime.client import EngineClient, EngineGone
-from workers.runtime.engine import Engine, ServedModel
-from workers.runtime.engine_process import EngineFailed, EngineProcess
+from workers.runtime.engine import Engine
+from workers.runtime.engine_process import EngineProcess
 from workers.runtime.lane import Lane
+from workers.runtime.post_mortem import EngineFailed
+from workers.runtime.served import ServedModel
 from workers.runtime.work import Work
 
 STEP_S = 0.02

@@ -2,11 +2,14 @@
 
 EngineError
 ├── InvalidRequest 400
+│   ├── InvalidJson
 │   ├── UnknownParameter
 │   ├── UnsupportedParameter
-│   └── ContextLengthExceeded
+│   ├── ContextLengthExceeded
+│   └── InvalidAdapter
 ├── Unauthorized 401
 ├── ModelNotFound 404
+│   └── AdapterNotFound
 ├── Overloaded 429
 ├── GenerationFailed 500
 └── NotReady 503
@@ -14,6 +17,8 @@ EngineError
 """
 
 from typing import ClassVar
+
+from shared.contracts.openai import BadRequest
 
 
 class EngineError(Exception):
@@ -45,6 +50,12 @@ class InvalidRequest(EngineError):
     code = "invalid_value"
 
 
+class InvalidJson(InvalidRequest):
+    """The body is not a JSON object."""
+
+    code = "invalid_json"
+
+
 class UnknownParameter(InvalidRequest):
     """No such parameter."""
 
@@ -57,10 +68,22 @@ class UnsupportedParameter(InvalidRequest):
     code = "unsupported_parameter"
 
 
+def refused(error: BadRequest) -> InvalidRequest:
+    """A body's fault as the engine's error."""
+    kinds = {kind.code: kind for kind in (InvalidJson, UnknownParameter, UnsupportedParameter)}
+    return kinds.get(error.code, InvalidRequest)(str(error), param=error.param)
+
+
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and output do not fit the model's context."""
 
     code = "context_length_exceeded"
+
+
+class InvalidAdapter(InvalidRequest):
+    """The adapter cannot be served beside this model."""
+
+    code = "invalid_adapter"
 
 
 class Unauthorized(EngineError):
@@ -77,6 +100,12 @@ class ModelNotFound(EngineError):
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
+
+
+class AdapterNotFound(ModelNotFound):
+    """There is no such adapter."""
+
+    code = "adapter_not_found"
 
 
 class Overloaded(EngineError):

@@ -28,11 +28,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def start_logging(engine_id: str) -> None:
+def start_logging(engine_id: str, *, rank: int = 0) -> None:
     """Send every logger's warnings, and our own events, to stderr."""
+    common: dict[str, object] = {"engine_id": engine_id} | ({"rank": rank} if rank else {})
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    handler.addFilter(lambda record: _mark(record, engine_id))
+    handler.addFilter(lambda record: _mark(record, common))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     logger.setLevel(logging.INFO)
@@ -40,8 +41,8 @@ def start_logging(engine_id: str) -> None:
     logging.getLogger("transformers").setLevel(logging.CRITICAL)
 
 
-def _mark(record: logging.LogRecord, engine_id: str) -> bool:
-    record.fields = {"engine_id": engine_id, **getattr(record, "fields", {})}
+def _mark(record: logging.LogRecord, common: dict[str, object]) -> bool:
+    record.fields = common | getattr(record, "fields", {})
     return True
 
 

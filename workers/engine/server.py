@@ -1,32 +1,31 @@
 """The engine's HTTP on its Unix socket: OpenAI's routes, health, figures, and the lifeline."""
 
-import asyncio
 import hmac
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import TypeVar
 
 import orjson
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.contracts.engine import Detach, EngineState
-from workers.engine.answers import DONE, Answer, ChatAnswer, CompletionAnswer, error_event
-from workers.engine.errors import EngineError, InvalidRequest, ModelNotFound, Unauthorized
-from workers.engine.generation import FinishReason, Flight, Generator, Wishes
+from shared.contracts.engine import Detach, EngineState, LoadAdapter, UnloadAdapter
+from shared.contracts.openai import BadRequest, ChatBody, CompletionBody, EmbeddingBody, parse, read
+from workers.engine import calls
+from workers.engine.adapters import Adapters
+from workers.engine.embeddings import answer as embedding_answer
+from workers.engine.errors import EngineError, InvalidRequest, Unauthorized, refused
 from workers.engine.log import log
-from workers.engine.requests import Body, ChatBody, CompletionBody, GenerateBody, parse, parse_generation
+from workers.engine.replies import reply, unless_gone
 from workers.engine.state import Engine
+from workers.engine.templates import Renderer
 
-T = TypeVar("T")
-
-_COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; a chat without a figure may fill the context
-_GONE = 499  # nginx's status for a client that left; nobody receives it
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def create_app(engine: Engine) -> Starlette:
@@ -38,13 +37,19 @@ def create_app(engine: Engine) -> Starlette:
             Route("/v1/models", models),
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/embeddings", embeddings, methods=["POST"]),
+            Route("/v1/load_lora_adapter", load_lora_adapter, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", unload_lora_adapter, methods=["POST"]),
             Route("/lifeline", lifeline),
             Route("/detach", detach, methods=["POST"]),
         ],
         middleware=[Middleware(_Token, token=engine.config.token)],
-        exception_handlers={EngineError: _engine_error, HTTPException: _http_error},
+        exception_handlers={EngineError: _engine_error, BadRequest: _bad_request, HTTPException: _http_error},
     )
     app.state.engine = engine
+    app.state.adapters = Adapters(engine)
+    app.state.renderer = Renderer()
+    app.state.renderer.start()
     return app
 
 
@@ -69,29 +74,45 @@ async def models(request: Request) -> Response:
     engine = _engine(request)
     about = {"object": "model", "created": int(engine.started_at), "owned_by": "modelyard"}
     about["context_length"] = engine.context_length
-    return _json({"object": "list", "data": [{"id": name, **about} for name in engine.config.models]})
+    return _json({"object": "list", "data": [{"id": name, **about} for name in engine.names]})
 
 
 async def completions(request: Request) -> Response:
     """`/v1/completions`."""
-    generator, body = await _admissible(request, CompletionBody)
-    prompts = [generator.model.tokenizer.encode(prompt) for prompt in body.prompts]
-    flight = generator.admit(prompts, _wishes(body, body.max_tokens or _COMPLETION_TOKENS), param="prompt")
-    return await _answer(request, flight, CompletionAnswer(body.model), body)
+    body = await _generation(request, CompletionBody)
+    return await reply(request, await calls.of_completion(_engine(request), body), body)
 
 
 async def chat_completions(request: Request) -> Response:
     """`/v1/chat/completions`."""
-    generator, body = await _admissible(request, ChatBody)
-    prompt = generator.model.tokenizer.encode_chat(body.messages)
-    flight = generator.admit([prompt], _wishes(body, body.limit), param="messages")
-    return await _answer(request, flight, ChatAnswer(body.model), body)
+    body = await _generation(request, ChatBody)
+    return await reply(request, await calls.of_chat(_engine(request), body, request.app.state.renderer), body)
+
+
+async def embeddings(request: Request) -> Response:
+    """`/v1/embeddings`."""
+    engine = _engine(request)
+    body = await _parsed(request, EmbeddingBody)
+    embedder, model = engine.embedder(body.model)
+    return await unless_gone(request.receive, embedding_answer(embedder, model, body))
+
+
+async def load_lora_adapter(request: Request) -> Response:
+    """`/v1/load_lora_adapter`, as vLLM has it."""
+    asked = await _parsed(request, LoadAdapter)
+    return PlainTextResponse(await request.app.state.adapters.load(asked))
+
+
+async def unload_lora_adapter(request: Request) -> Response:
+    """`/v1/unload_lora_adapter`, as vLLM has it."""
+    asked = await _parsed(request, UnloadAdapter)
+    return PlainTextResponse(await request.app.state.adapters.unload(asked))
 
 
 async def detach(request: Request) -> Response:
     """Let the engine live without a lifeline for a while."""
     engine = _engine(request)
-    grace_s = parse(await request.body() or b"{}", Detach).grace_s or engine.config.detach_grace_s
+    grace_s = (await _parsed(request, Detach)).grace_s or engine.config.detach_grace_s
     engine.lifelines.detach(grace_s)
     log("detached", grace_s=grace_s)
     return _json({"grace_s": grace_s})
@@ -102,74 +123,15 @@ async def lifeline(request: Request) -> Response:
     return _Lifeline(_engine(request))
 
 
-async def _admissible(request: Request, kind: type[Body]) -> tuple[Generator, Body]:
-    """Who generates, and the body. Raises EngineError."""
-    engine = _engine(request)
-    generator = engine.generator
-    body = parse_generation(await request.body(), kind)
-    if body.model not in engine.config.models:
-        raise ModelNotFound(f"This engine does not serve `{body.model}`.", param="model")
-    return generator, body
+async def _generation(request: Request, kind: type[Parsed]) -> Parsed:
+    """The body, unless the engine is not ready: that is said first. Raises EngineError and BadRequest."""
+    _engine(request).base  # noqa: B018
+    return await _parsed(request, kind)
 
 
-def _wishes(body: GenerateBody, max_tokens: int | None) -> Wishes:
-    return Wishes(
-        max_tokens=max_tokens,
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        seed=body.seed,
-        stops=body.stops,
-        ignore_eos=body.ignore_eos,
-        stream=body.stream,
-    )
-
-
-async def _answer(request: Request, flight: Flight, answer: Answer, body: GenerateBody) -> Response:
-    if body.stream:
-        return _Stream(_events(flight, answer, with_usage=body.stream_options.include_usage), flight)
-    try:
-        whole = await _unless_gone(request.receive, _collect(flight, answer))
-    finally:
-        flight.close()
-    return Response(whole or b"", status_code=200 if whole else _GONE, media_type="application/json")
-
-
-async def _collect(flight: Flight, answer: Answer) -> bytes:
-    texts = [""] * flight.size
-    reasons: list[FinishReason] = ["length"] * flight.size
-    async for pieces in flight.pieces():
-        for piece in pieces:
-            texts[piece.index] += piece.text
-            reasons[piece.index] = piece.finish_reason or reasons[piece.index]
-    return answer.whole(texts, reasons, flight)
-
-
-async def _events(flight: Flight, answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
-    if opening := answer.opening(with_usage=with_usage):
-        yield opening
-    try:
-        async for pieces in flight.pieces():
-            if pieces:
-                yield answer.chunks(pieces, with_usage=with_usage)
-    except EngineError as error:
-        yield error_event(error)
-        return
-    yield (answer.last(flight) if with_usage else b"") + DONE
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events that close their flight however they end: finished, failed, or the client gone."""
-
-    def __init__(self, events: AsyncIterator[bytes], flight: Flight) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
-        self._flight = flight
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._flight.close()
+async def _parsed(request: Request, kind: type[Parsed]) -> Parsed:
+    """The body; none at all is an empty one. Raises BadRequest."""
+    return parse(read(await request.body() or b"{}"), kind)
 
 
 class _Lifeline(StreamingResponse):
@@ -189,24 +151,6 @@ class _Lifeline(StreamingResponse):
         await engine.stopped.wait()
 
 
-async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` answers, or None as soon as the client has left; then `work` is cancelled."""
-    answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return await answer if answer.done() else None
-    finally:
-        for task in (answer, gone):
-            task.cancel()
-            with suppress(asyncio.CancelledError, EngineError):
-                await task
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def _json(content: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status_code=status, headers=headers, media_type="application/json")
 
@@ -214,6 +158,11 @@ def _json(content: object, *, status: int = 200, headers: dict[str, str] | None 
 def _engine_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
     return _json(error.body(), status=error.status, headers=error.headers())
+
+
+def _bad_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BadRequest)
+    return _engine_error(request, refused(error))
 
 
 def _http_error(request: Request, error: Exception) -> Response:

@@ -53,7 +53,7 @@ class StopScanner:
             self.stopped = True
             shown, self._held = self._held[: min(found)[1]], ""
             return shown
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        keep = max((overlap(self._held, stop) for stop in self._stops), default=0)
         split = len(self._held) - keep
         shown, self._held = self._held[:split], self._held[split:]
         return shown
@@ -64,7 +64,7 @@ class StopScanner:
         return shown
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Characters at the end of `text` that begin `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -1,35 +1,32 @@
 """The `inference` kind: pending lines through an engine, each recorded once; then `results.jsonl`."""
 
 import asyncio
-import hashlib
 import re
 from collections import deque
-from functools import partial
 from typing import Any, Final
 
-import orjson
 from sqlalchemy.orm import Session
 
 from services.artifacts import service as artifacts
 from services.artifacts.service import NewArtifact
-from services.catalog.files import materialise
 from services.inference import results
 from services.inference import service as inference
 from services.jobs import repository
 from services.jobs.types import LineRecord
+from services.responses.types import Key
 from shared import failpoints
 from shared.contracts.inference import LineOutput, LineUsage
-from shared.contracts.jobs import JobError
-from shared.db.models import JobItem
+from shared.contracts.jobs import JobError, Tier
+from shared.engine_client import Reply
 from shared.storage import SINGLE_PUT_BYTES
-from workers.runtime.client import Reply
-from workers.runtime.engine import Engine, ServedModel
-from workers.runtime.engine_process import EngineFailed
+from workers.operations.lines import Line, LineCache, Requests
+from workers.runtime.engine import Engine
 from workers.runtime.host import Host
+from workers.runtime.launch.kinds import extras, launcher
+from workers.runtime.post_mortem import EngineFailed
 from workers.runtime.work import Finish, JobFailed, Stop, Work
 
 PAGE: Final = 128  # lines read at once: twice what an engine holds
-SENT: Final = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "ignore_eos")  # fields of a request
 BROKEN_TRIES: Final = 3  # of a line that the engine answers with a 5xx
 NOT_STORABLE: Final = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL's jsonb holds neither
 REFUSED: Final = (401, 404)  # answers that say something about the engine, not about the line
@@ -58,14 +55,17 @@ async def run(work: Work, host: Host) -> Finish:
 
 
 async def _generate(work: Work, host: Host) -> None:
-    source = _Source(work, host)
-    if not await source.fill():
-        return  # an attempt before this one was stopped between its last line and its end
     model = await host.transactions.insist(lambda session, _: inference.model_of(session, work.claim))
-    fetch = partial(materialise, host.store, model.tenant_id, model.manifest, host.folders.models)
-    served = ServedModel(digest=model.digest, name=model.name, fetch=fetch)
-    async with host.engines.use(work, served, devices=work.claim.devices) as engine:
-        await _Lines(work, host, engine).run(source)
+    requests = Requests(work.claim, model)
+    cache = LineCache(host, requests.wish)
+    source = _Source(work, host, requests, cache)
+    try:
+        if not await source.fill():
+            return  # all were found in the cache, or the attempt before this one was stopped after its last line
+        async with host.engines.use(work, host.served(model), devices=work.claim.devices) as engine:
+            await _Lines(work, host, engine, cache).run(source)
+    finally:
+        await cache.close()
 
 
 async def _with_results(work: Work, host: Host) -> Finish:
@@ -87,44 +87,57 @@ async def _with_results(work: Work, host: Host) -> Finish:
 
 
 class _Source:
-    """The unfinished lines of a job, in order, a page at a time."""
+    """The unfinished lines of a job, in order, a page at a time; those that the cache answers are recorded here."""
 
-    def __init__(self, work: Work, host: Host) -> None:
-        self._claim = work.claim
+    def __init__(self, work: Work, host: Host, requests: Requests, cache: LineCache) -> None:
+        self._work = work
         self._host = host
+        self._requests = requests
+        self._cache = cache
         self._after = -1
-        self._page: deque[JobItem] = deque()
+        self._page: deque[Line] = deque()
         self._turn = asyncio.Lock()
 
-    async def next(self) -> JobItem | None:
-        """The next line, or None when there is none left."""
+    async def next(self) -> Line | None:
+        """The next line to ask for, or None when there is none left."""
         async with self._turn:
             return self._page.popleft() if self._page or await self.fill() else None
 
     async def fill(self) -> bool:
-        """Read a page; whether there was one."""
-        rows = await self._host.transactions.insist(
-            lambda session, _: repository.lines(
-                session, self._claim.tenant_id, self._claim.job_id, after=self._after, limit=PAGE, pending=True
+        """Read on until there are lines to ask for; whether there are."""
+        claim = self._work.claim
+        while not self._page:
+            rows = await self._host.transactions.insist(
+                lambda session, _: repository.lines(
+                    session, claim.tenant_id, claim.job_id, after=self._after, limit=PAGE, pending=True
+                )
             )
-        )
-        if rows:
+            if not rows:
+                return False
             self._after = rows[-1].line_no
-            self._page.extend(rows)
-        return bool(rows)
+            await self._sift([self._requests.line(row) for row in rows])
+        return True
+
+    async def _sift(self, lines: list[Line]) -> None:
+        """Record what the cache knows, and leave the others to the engine."""
+        found = await self._cache.find(lines)
+        self._page.extend(line for line in lines if line.number not in found)
+        if found:
+            records = [_record(self._work, number, _output(stored.json())) for number, stored in found.items()]
+            await asyncio.gather(*map(self._host.ledger.record, records))
+            self._work.moved = True
 
 
 class _Lines:
     """The lines of one attempt on their way through an engine."""
 
-    def __init__(self, work: Work, host: Host, engine: Engine) -> None:
+    def __init__(self, work: Work, host: Host, engine: Engine, cache: LineCache) -> None:
         self._work = work
         self._host = host
         self._engine = engine
-        spec = work.claim.spec
-        self._wishes = {name: spec[name] for name in SENT if spec.get(name) is not None}
-        self._repeats = spec.get("temperature") == 0 or spec.get("seed") is not None
-        self._twins: dict[bytes, asyncio.Future[Outcome]] = {}
+        self._cache = cache
+        self._extras = extras(launcher(engine.kind, host.settings), Tier.of_rank(work.claim.tier))
+        self._twins: dict[Key, asyncio.Future[Outcome]] = {}
 
     async def run(self, source: _Source) -> None:
         """Keep the engine's places filled until every line is recorded; when stopped, until it has let go of ours."""
@@ -141,54 +154,50 @@ class _Lines:
             raise
 
     async def _pump(self, source: _Source) -> None:
-        while (item := await source.next()) is not None:
-            outcome = await (self._once(item) if self._repeats else self._ask(item))
+        while (line := await source.next()) is not None:
+            outcome = await (self._ask(line) if line.key is None else self._once(line, line.key))
             failpoints.hit("batch.after_compute")
-            await self._host.ledger.record(self._record(item, outcome))
+            await self._host.ledger.record(_record(self._work, line.number, outcome))
             self._work.moved = True
 
-    async def _once(self, item: JobItem) -> Outcome:
-        """The answer of identical lines, asked for once: these wishes give the same text every time."""
-        key = hashlib.sha256(orjson.dumps(item.input, option=orjson.OPT_SORT_KEYS)).digest()
+    async def _once(self, line: Line, key: Key) -> Outcome:
+        """The answer of equal lines, asked for once: these wishes give the same text every time."""
         if key in self._twins:
             return await asyncio.shield(self._twins[key])
-        self._twins[key] = asyncio.ensure_future(self._ask(item))
+        self._twins[key] = asyncio.ensure_future(self._ask(line))
         try:
             return await self._twins[key]
         except BaseException:
             self._twins.pop(key).cancel()
             raise
 
-    async def _ask(self, item: JobItem) -> Outcome:
+    async def _ask(self, line: Line) -> Outcome:
         """What the engine says to a line. Raises EngineFailed."""
-        path = "/v1/completions" if "prompt" in item.input else "/v1/chat/completions"
-        body = {"model": self._engine.model.digest, **self._wishes, **item.input}
+        body = {**line.body, **self._extras}
         for _ in range(BROKEN_TRIES):
-            reply = await self._engine.ask(self._work, path, body)
+            reply = await self._engine.ask(self._work, line.path, body, cost=line.cost)
             if reply.status == 200:
-                return _output(reply)
+                outcome = _output(reply.json())
+                self._cache.keep(line, reply.body)
+                return outcome
             if reply.status in REFUSED:
                 raise EngineFailed(_error(reply))
             if reply.status < 500:
                 break
         return _error(reply)
 
-    def _record(self, item: JobItem, outcome: Outcome) -> LineRecord:
-        told = outcome.model_dump(mode="json", exclude_none=True)
-        failed = isinstance(outcome, JobError)
-        return LineRecord(
-            self._work.id,
-            self._work.claim.attempt,
-            item.line_no,
-            output=None if failed else told,
-            error=told if failed else None,
-        )
+
+def _record(work: Work, number: int, outcome: Outcome) -> LineRecord:
+    told = outcome.model_dump(mode="json", exclude_none=True)
+    failed = isinstance(outcome, JobError)
+    return LineRecord(
+        work.id, work.claim.attempt, number, output=None if failed else told, error=told if failed else None
+    )
 
 
-def _output(reply: Reply) -> LineOutput:
-    answer: Any = reply.json()
+def _output(answer: Any) -> LineOutput:
     choice, usage = answer["choices"][0], answer["usage"]
-    text = choice["text"] if "text" in choice else choice["message"]["content"]
+    text = choice["text"] if "text" in choice else choice["message"]["content"] or ""
     return LineOutput(
         text=NOT_STORABLE.sub("\ufffd", text),
         finish_reason=choice["finish_reason"],

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from uuid import UUID
@@ -15,6 +15,7 @@ from shared.contracts.jobs import JobError, Pool
 from shared.errors import DatabaseUnavailable, Fenced
 from shared.telemetry import logger
 from workers.runtime.host import Host
+from workers.runtime.slots import SlotName
 from workers.runtime.work import Finish, JobFailed, Stop, Work
 
 LARGEST_CLAIM = 64
@@ -81,8 +82,21 @@ class Claims:
         return 1 if total and len(active) < SHARING else 0
 
     def _forge_room(self, active: Sequence[Work]) -> int:
-        busy = sum(slot.serves(Pool.FORGE) for engine in self._host.engines if engine.users for slot in engine.slots)
-        return max(0, self.total(Pool.FORGE) - busy - sum(work.claim.devices for work in active))
+        stay = {slot for engine in self._host.engines if not engine.idle for slot in engine.slots}
+        return self._forge_left(active, stay)
+
+    def _pressing_room(self) -> int:
+        """Devices that a forge job gets when the engines in use leave them.
+
+        Only a poll asks: a bell brings the job to a worker with a free device, if there is one.
+        """
+        active = [work for work in self.live.values() if work.pool is Pool.FORGE and not work.finishing]
+        stay = {slot for engine in self._host.engines if engine.model.serving.pinned for slot in engine.slots}
+        return self._forge_left(active, stay) if self.open else 0
+
+    def _forge_left(self, active: Sequence[Work], stay: Collection[SlotName]) -> int:
+        engines = sum(slot.serves(Pool.FORGE) for slot in stay)
+        return max(0, self.total(Pool.FORGE) - engines - sum(work.claim.devices for work in active))
 
     async def run(self, pool: Pool) -> None:
         """Claim whenever there is room and a reason to look, until `close`."""
@@ -91,21 +105,30 @@ class Claims:
             poll_s = self._host.settings.runner_poll_s * (0.5 + random.random() / 2)
             rung = await _wait(bell, ECHO_S if echo else poll_s)
             bell.clear()
+            if not rung and pool is Pool.FORGE and self.room(pool) == 0:
+                await self._take_group(pool, self._pressing_room())
             echo = not await self._take(pool) and rung and self.room(pool) > 0
 
     async def _take(self, pool: Pool) -> int:
         """Claim and start jobs until the room or the queue is used up; how many."""
         taken = 0
         while (room := self.room(pool)) > 0:
-            limit = room if pool is Pool.SERVE else 1  # a forge job may need several of the free devices
-            async with self._host.ledger.turn:
-                claims = await self._claim(pool, limit=limit, devices=room)
-                for claim in claims:
-                    self._begin(claim)
-            taken += len(claims)
-            if sum(claim.width for claim in claims) < limit:
+            claims, full = await self._take_group(pool, room)
+            taken += claims
+            if not full:
                 break
         return taken
+
+    async def _take_group(self, pool: Pool, room: int) -> tuple[int, bool]:
+        """Claim and start what `room` holds: how many, and whether there may be more."""
+        limit = min(room, 1) if pool is Pool.FORGE else room  # a forge job may need several of the free devices
+        if not limit:
+            return 0, False
+        async with self._host.ledger.turn:
+            claims = await self._claim(pool, limit=limit, devices=room)
+            for claim in claims:
+                self._begin(claim)
+        return len(claims), sum(claim.width for claim in claims) >= limit
 
     async def _claim(self, pool: Pool, *, limit: int, devices: int) -> list[Claim]:
         if pool is Pool.SERVE:

@@ -1,43 +1,43 @@
-"""The engines of this worker: one for each model in use, started on demand, kept loaded, restarted when they die."""
+"""The engines of this worker: one for each model in use, started on demand, sharing its devices' memory."""
 
 import asyncio
-import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Final
-from uuid import UUID
 
-from services.workers.types import LoadedEngine
 from shared.clock import monotonic
-from shared.contracts.engine import EngineConfig, EngineState
-from shared.contracts.jobs import JobError, Pool
-from shared.errors import ModelyardError
-from shared.ids import new_id
+from shared.contracts.engine import EngineStats
+from shared.contracts.jobs import JobError
+from shared.contracts.serving import Mode
+from shared.errors import EngineUnavailable
 from shared.settings import Settings
 from shared.telemetry import logger
 from workers.runtime.devices import Devices
-from workers.runtime.engine import Engine, ServedModel
-from workers.runtime.engine_process import EngineFailed, EngineFiles, EngineProcess
+from workers.runtime.engine import Engine
+from workers.runtime.engine_process import EngineProcess
 from workers.runtime.folders import Folders
-from workers.runtime.lane import Lane
+from workers.runtime.keeping import Keeper
+from workers.runtime.launch import kinds
+from workers.runtime.measures import Measures
+from workers.runtime.post_mortem import EngineFailed
 from workers.runtime.processes import Note
-from workers.runtime.slots import CPU, SlotName
-from workers.runtime.work import Work
+from workers.runtime.records import Records
+from workers.runtime.served import ServedModel
+from workers.runtime.sizing import Size, Sizes
+from workers.runtime.slots import SlotName
 
-DEATHS: Final = 3  # of one engine without an answer between them, after which it is given up
-FIRST_WAIT_S: Final = 0.5  # before the second start in a row; then it doubles
-KIND: Final = "transformers"
+IDLE_LOOK_S: Final = 1.0
+LEAVING_S: Final = 60.0  # what requests that run get when their engine has to leave its devices
+
+Key = tuple[str, str, tuple[Mode, ...]]  #: model digest, kind of engine, what one process does
 
 log = logger(__name__)
 
 
 class Engines:
-    """Who serves which model on this worker. Used on the runner's loop.
-
-    `tell` is given an engine to record, or the id of one to forget; it must return at once.
-    """
+    """Who serves which model on this worker. Used on the runner's loop."""
 
     def __init__(
         self,
@@ -45,50 +45,91 @@ class Engines:
         folders: Folders,
         devices: Devices,
         *,
-        tell: Callable[["LoadedEngine | UUID"], None],
-        worker_id: UUID,
+        keeper: Keeper,
+        sizes: Sizes,
+        records: Records,
+        measures: Measures,
     ) -> None:
         self._settings = settings
         self._folders = folders
         self._devices = devices
-        self._tell = tell
-        self.worker_id = worker_id
-        self._engines: dict[str, Engine] = {}
+        self._keeper = keeper
+        self._sizes = sizes
+        self._records = records
+        self._measures = measures
+        self._engines: dict[Key, Engine] = {}
         self._turn = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(list(self._engines.values()))
 
     @asynccontextmanager
-    async def use(self, work: Work, model: ServedModel, *, devices: int) -> AsyncIterator[Engine]:
-        """The engine of a model for as long as the block runs: it is not unloaded meanwhile.
+    async def use(
+        self, user: Hashable, model: ServedModel, *, devices: int, mode: Mode = Mode.GENERATE
+    ) -> AsyncIterator[Engine]:
+        """The engine of a model for as long as the block runs: it is not unloaded for being idle meanwhile.
 
         Who asked earlier is served earlier: a stream of jobs for one model cannot starve another model.
+
+        Raises:
+            EngineFailed: it does not fit this worker, or this worker has no such kind of engine.
         """
         async with self._turn:
-            engine = self._engines.get(model.digest)
-            if engine is None:
-                slots = await self._devices.take(Pool.SERVE, devices, vacate=self.vacate)
-                engine = self._open(model, slots)
-            engine.users.add(work)
+            engine = await self._engine(model, devices=devices, mode=mode)
+            engine.users[user] = model.adapter
+            try:
+                await engine.placed()
+            except BaseException:
+                self._done(engine, user)
+                raise
         try:
             yield engine
         finally:
-            engine.users.discard(work)
-            engine.used_at = monotonic()
-            self._devices.touch()
+            self._done(engine, user)
 
-    def idle_slots(self) -> int:
-        """Slots of engines that nobody uses."""
-        return sum(len(engine.slots) for engine in self if not engine.users)
+    async def vacate(self, names: Collection[SlotName]) -> bool:
+        """Unload the idle engine on these slots that nobody has used for longest; False when there is none."""
+        idle = [engine for engine in self._on(names) if engine.idle]
+        for engine in sorted(idle, key=lambda engine: engine.used_at):
+            if await engine.let_go():
+                await self._unload(engine)
+                return True
+        return False
 
-    async def vacate(self) -> bool:
-        """Unload the engine that nobody has used for longest; False when all are in use."""
-        idle = sorted((engine for engine in self if not engine.users), key=lambda engine: engine.used_at)
-        if not idle:
+    async def press(self, names: Collection[SlotName]) -> bool:
+        """Have the engine that is wanted least leave these slots: it answers what it has, and comes back later."""
+        if any(engine.leaving and set(engine.slots) & set(names) for engine in self):
+            return True  # one is on its way
+        engine = min(self._on(names), key=lambda engine: engine.demand, default=None)
+        if engine is None or engine.process is None:
             return False
-        await self._unload(idle[0])
+        log.info("engine leaves its devices to others", extra={"model": engine.model.digest})
+        engine.yielding = True
+        self._records.serving(engine, engine.process)
+        leaving = asyncio.create_task(engine.leave(within_s=LEAVING_S))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
         return True
+
+    def _on(self, names: Collection[SlotName]) -> list[Engine]:
+        """The engines on these slots that may be sent away."""
+        return [
+            engine
+            for engine in self
+            if set(engine.slots) & set(names) and not (engine.model.serving.pinned or engine.leaving)
+        ]
+
+    async def tidy(self) -> None:
+        """Unload engines that nobody has used for their idle time; for ever."""
+        while True:
+            await asyncio.sleep(IDLE_LOOK_S)
+            for engine in self:
+                limit = engine.model.serving.idle_unload_s or self._settings.engine_idle_s
+                due = limit and engine.process is not None and engine.idle and not engine.model.serving.pinned
+                if due and monotonic() - engine.used_at > limit and await engine.let_go():
+                    log.info("engine idle", extra={"model": engine.model.digest})
+                    await self._unload(engine)
 
     async def adopt(self) -> None:
         """Take over the engines that the worker before us let go on purpose; end those that it did not."""
@@ -96,9 +137,10 @@ class Engines:
             note = Note.read(folder)
             if note is not None and note.worker.alive():
                 continue  # of another worker on this host
-            process = await EngineProcess.adopt(self._files(folder.name, "adopted"))
-            if process is not None and self._settle(process, note.slots if note else ()):
-                log.info("engine adopted", extra={"engine": folder.name, "pid": process.pid})
+            files = self._folders.engine_files(folder.name, self._folders.logs / "engine-adopted.log")
+            found = await EngineProcess.adopt(files)
+            if found is not None and note is not None and self._settle(*found, note.slots):
+                log.info("engine adopted", extra={"engine": folder.name, "pid": found[0].pid})
                 continue
             if note is not None:
                 note.process.kill_group()
@@ -120,85 +162,61 @@ class Engines:
         """Record the state of every engine anew."""
         for engine in self:
             if engine.process is not None:
-                self._record(engine, engine.process, EngineState.READY)
+                self._records.serving(engine, engine.process)
 
-    def _open(self, model: ServedModel, slots: Sequence[SlotName], process: EngineProcess | None = None) -> Engine:
-        lane = Lane(self._settings.engine_max_in_flight, devices=len(slots))
-        engine = self._engines[model.digest] = Engine(model, slots, lane=lane)
-        engine.keeper = asyncio.create_task(self._keep(engine, process))
+    async def _engine(self, model: ServedModel, *, devices: int, mode: Mode) -> Engine:
+        kind = kinds.choose(model.serving.engine, self._settings)
+        key = (model.digest, kind, self._modes(kind, mode))
+        engine = self._engines.get(key)
+        if engine is None or engine.stopping:
+            ranks = self._sizes.of(model, devices=devices).ranks
+            measure = await self._measures.recall(model.digest, kind=kind, ranks=ranks)
+            size = self._sizes.of(model, devices=devices, measure=measure)
+            return self._open(key, replace(model, adapter=None), size)
+        engine.serve(replace(model, adapter=None))  # an adopted engine knows little, and serving options change
         return engine
 
-    async def _keep(self, engine: Engine, process: EngineProcess | None) -> None:
-        """Start, watch and restart the engine's process until it is unloaded or given up."""
+    def _modes(self, kind: str, mode: Mode) -> tuple[Mode, ...]:
         try:
-            while not engine.stopping:
-                try:
-                    error = await self._serve(engine, process or await self._start(engine))
-                except EngineFailed as failure:
-                    error = failure.error
-                process = None
-                if not self._comes_again(engine, error):
-                    return
-                await asyncio.sleep(FIRST_WAIT_S * 2.0**engine.deaths if engine.deaths > 1 else 0)
-        except Exception as error:
-            log.exception("engine keeper failed")
-            engine.give_up(JobError(code="engine_failed", title=type(error).__name__, retryable=True))
-        finally:
-            del self._engines[engine.model.digest]
-            self._devices.give_back(engine.slots)
-
-    async def _start(self, engine: Engine) -> EngineProcess:
-        """A process that admits requests. Raises EngineFailed."""
-        try:
-            path = await asyncio.to_thread(engine.model.fetch)
-        except ModelyardError as error:
+            together = kinds.launcher(kind, self._settings).modes
+        except EngineUnavailable as error:
             told = JobError(code=error.code, title=error.message, retryable=error.retryable)
             raise EngineFailed(told) from error
-        config = self._configure(engine, path)
-        files = self._files(config.engine_id, engine.model.digest)
-        process = EngineProcess.start(files, config, slots=engine.slots)
-        self._record(engine, process, EngineState.STARTING)
-        log.info("engine starting", extra={"engine": config.engine_id, "pid": process.pid})
+        return together if mode in together else (mode,)
+
+    def _open(
+        self,
+        key: Key,
+        model: ServedModel,
+        size: Size,
+        *,
+        slots: Sequence[SlotName] = (),
+        process: EngineProcess | None = None,
+    ) -> Engine:
+        engine = Engine(model, slots, kind=key[1], modes=key[2], size=size)
+        self._engines[key] = engine
+        engine.keeper = asyncio.create_task(self._keep(key, engine, process))
+        return engine
+
+    async def _keep(self, key: Key, engine: Engine, process: EngineProcess | None) -> None:
         try:
-            await process.ready(timeout_s=self._settings.engine_start_s)
-        except BaseException:
-            await process.kill()
-            self._tell(process.id)
-            raise
-        return process
+            await self._keeper.keep(engine, residents=self, adopted=process)
+        finally:
+            if self._engines.get(key) is engine:
+                del self._engines[key]
 
-    async def _serve(self, engine: Engine, process: EngineProcess) -> JobError:
-        """Let jobs ask this process until it ends; why it ended."""
-        engine.up(process)
-        self._record(engine, process, EngineState.READY)
-        log.info("engine ready", extra={"engine": str(process.id), "pid": process.pid})
-        await process.ended()
-        engine.down()
-        error = process.post_mortem()
-        await process.kill()  # what is left of its group
-        self._tell(process.id)
-        return error
-
-    def _comes_again(self, engine: Engine, error: JobError) -> bool:
-        """Note a death; False when nobody needs the engine any more, or it dies again and again."""
-        if engine.stopping:
-            return False
-        engine.deaths += 1
-        log.error("engine died", extra={"model": engine.model.digest, "code": error.code, "detail": error.detail})
-        self._regain(engine)
-        if engine.deaths >= DEATHS or not error.retryable:
-            engine.give_up(error)
-            return False
-        return bool(engine.users)
-
-    def _regain(self, engine: Engine) -> None:
-        """The lock that an adopted engine held is free: it becomes ours. The file names us already."""
-        self._devices.slots.regain(engine.slots)
-        self._devices.slots.acquire()
+    def _done(self, engine: Engine, user: Hashable) -> None:
+        engine.users.pop(user, None)
+        engine.used_at = monotonic()
+        if not engine.users and not engine.slots and engine.keeper is not None:
+            engine.stopping = True  # it waited for devices, and nobody waits for it
+            engine.keeper.cancel()
+        self._devices.touch()
 
     async def _unload(self, engine: Engine) -> None:
         engine.stopping = True
         if engine.process is not None:
+            self._records.serving(engine, engine.process)  # gateways ask it nothing more
             await engine.process.stop()
             await asyncio.gather(engine.keeper, return_exceptions=True)  # type: ignore[arg-type]
         else:
@@ -212,49 +230,23 @@ class Engines:
         engine.keeper.cancel()
         await asyncio.gather(engine.keeper, return_exceptions=True)
 
-    def _settle(self, process: EngineProcess, slots: Sequence[str]) -> bool:
+    def _settle(self, process: EngineProcess, stats: EngineStats, slots: Sequence[str]) -> bool:
         """Make an adopted process one of ours; False when it sits on slots that are not ours."""
         names = [name for name in self._devices.slots.names if str(name) in slots]
         if len(names) < len(slots):
             return False
-        digest, path = process.config.models[-1], process.config.model_path
+        config = process.config
+        model = ServedModel(config.models[-1], config.models[0], lambda: config.model_path, serving=process.serving)
+        size = self._sizes.adopted(config, stats, slots=len(names))
         self._devices.slots.lend(names)
-        self._devices.occupy(names)
-        self._open(ServedModel(digest, process.config.models[0], lambda: path), names, process)
+        key = (model.digest, process.kind, self._adopted_modes(process.kind, stats))
+        engine = self._open(key, model, size, slots=names, process=process)
+        self._devices.occupy(engine, names, size.granted)
+        engine.note(stats)
         return True
 
-    def _configure(self, engine: Engine, path: Path) -> EngineConfig:
-        engine_id = new_id()
-        return EngineConfig(
-            engine_id=str(engine_id),
-            model_path=path,
-            models=tuple(dict.fromkeys((engine.model.name, engine.model.digest))),
-            uds=self._folders.socket(engine_id),
-            device="cpu" if self._settings.gpu_class == CPU else "cuda",
-            max_in_flight=engine.lane.size,
-            threads=self._settings.engine_threads or None,
-            parent_pid=os.getpid(),
-            detach_grace_s=self._settings.engine_handover_s,
-            lock_fds=tuple(self._devices.slots.descriptors(engine.slots)),
-        )
-
-    def _files(self, engine_id: str, digest: str) -> EngineFiles:
-        found = UUID(engine_id)
-        log_name = f"engine-{digest[:12]}.log"  # one log a model: it is appended to, and capped
-        return EngineFiles(self._folders.engine(found), self._folders.socket(found), self._folders.logs / log_name)
-
-    def _record(self, engine: Engine, process: EngineProcess, state: EngineState) -> None:
-        self._tell(
-            LoadedEngine(
-                id=process.id,
-                worker_id=self.worker_id,
-                model_digest=engine.model.digest,
-                kind=KIND,
-                address=str(process.config.uds),
-                devices=tuple(slot.device for slot in engine.slots),
-                state=state,
-                max_in_flight=engine.lane.size,
-                in_flight=engine.lane.in_flight,
-                pid=process.pid,
-            )
-        )
+    def _adopted_modes(self, kind: str, stats: EngineStats) -> tuple[Mode, ...]:
+        try:
+            return self._modes(kind, stats.modes[0])
+        except EngineFailed:
+            return stats.modes

@@ -9,6 +9,19 @@ from shared.settings import Settings
 
 
 @dataclass(frozen=True)
+class EngineFiles:
+    """Where an engine's files are."""
+
+    folder: Path
+    uds: Path
+    log: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.json"
+
+
+@dataclass(frozen=True)
 class Folders:
     """`data` is the yard's folder or a worker's scratch; `run` is short, because a socket's path has 108 bytes."""
 
@@ -55,6 +68,11 @@ class Folders:
     def engine(self, engine_id: UUID) -> Path:
         """The folder of one engine: config.json and process.json."""
         return self.engines / str(engine_id)
+
+    def engine_files(self, engine_id: str, log: Path) -> EngineFiles:
+        """Where an engine's files are; it writes its log to `log`."""
+        found = UUID(engine_id)
+        return EngineFiles(self.engine(found), self.socket(found), log)
 
     def socket(self, engine_id: UUID) -> Path:
         """The Unix socket of an engine; 32 hex digits would not fit below every folder."""

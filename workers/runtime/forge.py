@@ -64,7 +64,7 @@ async def run_forge(work: Work, host: Host, *, module: str) -> Finish:
         JobFailed: the forge said why, or died.
         Fenced: another attempt owns the job.
     """
-    slots = await host.devices.take(Pool.FORGE, work.claim.devices, vacate=host.engines.vacate)
+    slots = await host.devices.take(Pool.FORGE, work.claim.devices, residents=host.engines)
     folder = host.folders.attempt(work.id, work.claim.attempt)
     try:
         return await _Forge(work, host, folder, slots).run(module)

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from services.inference.service import ServedModel as StoredModel
+from shared.cache import Cache
 from shared.errors import Unavailable
 from shared.settings import Settings
 from shared.storage import Store
@@ -16,9 +18,11 @@ from workers.runtime.devices import Devices
 from workers.runtime.engines import Engines
 from workers.runtime.folders import Folders
 from workers.runtime.ledger import Ledger
+from workers.runtime.served import ServedModel, served
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
+CACHE_S = 1.0  # nobody watches a worker wait for its cache
 
 T = TypeVar("T")
 log = logger(__name__)
@@ -37,6 +41,14 @@ class Host:
     engines: Engines
     hurried: asyncio.Event = field(default_factory=asyncio.Event)  #: a second SIGTERM: no more grace
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="files"))
+    cache: Cache = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", Cache(self.settings.cache_url.get_secret_value(), quick_s=CACHE_S))
+
+    def served(self, model: StoredModel) -> ServedModel:
+        """A stored model as engines know it."""
+        return served(model, store=self.store, models=self.folders.models)
 
     async def blocking(self, work: Callable[[], T]) -> T:
         """What `work` returns, from a thread: files, digests, the object store."""

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from services.workers import hardware
 from services.workers import service as workers
-from services.workers.types import Boot, LoadedEngine, Slots
+from services.workers.types import Boot, Figures, LoadedEngine, Slots
 from shared.clock import monotonic
 from shared.contracts.jobs import Pool
 from shared.errors import DatabaseUnavailable
@@ -20,6 +20,9 @@ from workers.runtime.slots import CPU
 
 COUNT_S = 0.05
 SOONEST_S = 0.5  # between two heartbeats that only tell of slots
+
+Noted = tuple[UUID, Figures]  #: an engine's id and its newest figures
+Told = LoadedEngine | UUID | Noted  #: an engine to write, or the id of one to forget, or figures
 
 log = logger(__name__)
 
@@ -43,7 +46,10 @@ class Presence:
         self._pools = pools
         self._slots = slots
         self._renamed = renamed
-        self._engines: asyncio.Queue[LoadedEngine | UUID] = asyncio.Queue()
+        self._engines: list[Told] = []
+        self._told_engine = asyncio.Event()
+        self._written = asyncio.Event()
+        self._written.set()
         self._bell_at: float | None = None
         self._now = asyncio.Event()
         self._told: dict[Pool, bool] = {}
@@ -76,9 +82,15 @@ class Presence:
         self.draining = True
         self._now.set()
 
-    def tell(self, engine: LoadedEngine | UUID) -> None:
-        """Record an engine, or forget one; in order, soon."""
-        self._engines.put_nowait(engine)
+    def tell(self, engine: Told) -> None:
+        """Record an engine or its figures, or forget one; in order, soon."""
+        self._engines.append(engine)
+        self._written.clear()
+        self._told_engine.set()
+
+    async def written(self) -> None:
+        """Wait until all that was told of engines is committed."""
+        await self._written.wait()
 
     async def run(self) -> None:
         """Register, then beat until cancelled."""
@@ -120,9 +132,14 @@ class Presence:
         return workers.heartbeat(session, self.id, slots=self._slots(), draining=self.draining, bell_age_s=age)
 
     async def _write_engines(self) -> None:
+        """Write what was told, all that has gathered in one transaction."""
         while True:
-            engine = await self._engines.get()
-            await self._transactions.insist(lambda session, _, engine=engine: _write(session, engine))  # type: ignore[misc]
+            await self._told_engine.wait()
+            self._told_engine.clear()
+            told, self._engines = self._engines, []
+            await self._transactions.insist(lambda session, _, told=told: _write(session, told))  # type: ignore[misc]
+            if not self._engines:
+                self._written.set()
 
     async def leave(self) -> None:
         """Note the end of the worker, if the database can be reached."""
@@ -132,8 +149,14 @@ class Presence:
             log.warning("could not unregister: database is away")
 
 
-def _write(session: Session, engine: LoadedEngine | UUID) -> None:
-    if isinstance(engine, UUID):
-        workers.remove_engine(session, engine)
-    else:
-        workers.put_engine(session, engine)
+def _write(session: Session, told: Sequence[Told]) -> None:
+    figures: list[Noted] = []
+    for each in told:
+        if isinstance(each, UUID):
+            workers.remove_engine(session, each)
+        elif isinstance(each, LoadedEngine):
+            workers.put_engine(session, each)
+        else:
+            figures.append(each)
+    if figures:
+        workers.note_figures(session, figures)

@@ -11,6 +11,7 @@ import orjson
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from shared.contracts.serving import Serving
 from shared.embedded.layout import write_private
 
 POLL_S = 0.05
@@ -65,6 +66,9 @@ class Note(BaseModel):
     process: Identity
     worker: Identity
     slots: tuple[str, ...] = ()  #: names of the slots whose locks the process inherited
+    kind: str = "transformers"  #: of an engine
+    control: Path | None = None  #: an engine's control socket, when it is not the one that serves
+    serving: Serving = Serving()  #: how an engine's model is served
 
     @classmethod
     def read(cls, folder: Path) -> "Note | None":

@@ -2,7 +2,7 @@
 
 from shared.db.models.accounts import ApiKey, Tenant
 from shared.db.models.base import Base
-from shared.db.models.catalog import Model
+from shared.db.models.catalog import Model, ModelAlias
 from shared.db.models.files import File
 from shared.db.models.inference import InferenceJob
 from shared.db.models.jobs import (
@@ -18,7 +18,7 @@ from shared.db.models.jobs import (
     UsageRow,
 )
 from shared.db.models.outbox import ControlTask, Outbox, WebhookAttempt, WebhookDelivery
-from shared.db.models.yard import Engine, FairShare, Worker
+from shared.db.models.yard import Demand, Engine, EngineMeasure, FairShare, Worker
 
 __all__ = [
     "CLAIMABLE",
@@ -28,7 +28,9 @@ __all__ = [
     "Base",
     "Checkpoint",
     "ControlTask",
+    "Demand",
     "Engine",
+    "EngineMeasure",
     "FairShare",
     "File",
     "IdempotencyKey",
@@ -38,6 +40,7 @@ __all__ = [
     "JobItem",
     "JobLog",
     "Model",
+    "ModelAlias",
     "Outbox",
     "Tenant",
     "UsageRow",

@@ -45,6 +45,11 @@ class Engine(Born, Base):
     kind: Mapped[str]
     address: Mapped[str]
     devices: Mapped[list[Any]]
+    tensor_parallel: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    modes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{generate}'"))
+    adapters: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    token: Mapped[str | None]
+    stats: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     state: Mapped[str]
     max_in_flight: Mapped[int]
     in_flight: Mapped[int] = mapped_column(server_default="0")
@@ -52,6 +57,42 @@ class Engine(Born, Base):
     ready_at: Mapped[datetime | None]
     stopped_at: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None]
+
+
+class EngineMeasure(Base):
+    """What an engine of a model took the last time: seconds to load, bytes of a device's memory."""
+
+    __tablename__ = "engine_measures"
+
+    model_digest: Mapped[str] = mapped_column(primary_key=True)
+    gpu_class: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    tensor_parallel: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    load_s: Mapped[float]
+    memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    measured_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Demand(Base):
+    """A model that callers wait for and no ready engine serves: kept fresh by the gateways that hold them.
+
+    `claimed_by` is the worker that starts an engine for it; `error` is why the last one could not.
+    """
+
+    __tablename__ = "demands"
+
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    mode: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    devices: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    wanted_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    claimed_by: Mapped[UUID | None]
+    claimed_until: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None]
+    failed_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_demands_wanted", "queue", "wanted_at"),)
 
 
 class FairShare(Base):

@@ -3,15 +3,19 @@
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from services.catalog.figures import kv_bytes_per_token
 from services.inference import service as inference
-from services.inference.models import facts, kv_bytes_per_token
+from services.inference.models import facts
 from services.jobs import repository, service
-from shared.contracts.inference import InferenceSpec
+from shared.contracts.inference import FORWARDED, InferenceSpec
 from shared.contracts.jobs import Driver, State
+from shared.contracts.openai import CompletionBody, GenerateBody, parse
 from shared.db.models import InferenceJob, Job
 from shared.errors import UnknownModel, Unplaceable, Unprocessable, ValidationFailed
+from shared.queues import gpu_classes
 from shared.storage import Blob
 from tests.services.inference import build
 from tests.services.jobs import build as jobs
@@ -116,7 +120,7 @@ class TestRefusals:
         assert param in [error.param for error in refused.value.errors]
 
     def test_a_model_that_nothing_holds(self, session: Session, tenant: UUID) -> None:
-        build.model(session, tenant, name="huge", bytes=4000 * 2**30)
+        build.model(session, tenant, name="huge", bytes=4000 * 2**30, parameters=2000 * 2**30)
         with pytest.raises(Unplaceable, match="the job needs 4000 GiB at bf16"):
             service.submit(session, tenant, build.request(model="huge", prompts=["a"]))
 
@@ -160,6 +164,70 @@ class TestModelFacts:
 
     def test_an_unknown_dtype_runs_anywhere(self, session: Session, tenant: UUID) -> None:
         assert facts(build.model(session, tenant, name="odd", dtype="F6_E2M3")).needs(1).dtype is None
+
+
+class TestServing:
+    def test_options_decide_what_is_needed(self, session: Session, tenant: UUID) -> None:
+        serving = {"dtype": "float32", "context_length": 512, "tensor_parallel": 2}
+        needs = facts(build.model(session, tenant, name="wide", serving=serving)).needs(100)
+        assert (needs.dtype, needs.tokens, needs.tensor_parallel) == ("fp32", 512, 2)
+        assert needs.weight_bytes == 4 * 4_000_000
+
+    def test_quantizing_while_loading_halves_the_weights(self, session: Session, tenant: UUID) -> None:
+        needs = facts(build.model(session, tenant, name="fp8", serving={"quantization": "fp8"})).needs(100)
+        assert (needs.dtype, needs.weight_bytes) == ("fp8", 4_000_000)
+
+    def test_a_cpu_engine_computes_in_fp32_whatever_is_stored(self, session: Session, tenant: UUID) -> None:
+        needs = facts(build.model(session, tenant, name="int8", dtype="int8")).needs(100)
+        on_cpu = needs.on(gpu_classes()["cpu"])
+        assert (needs.dtype, on_cpu.dtype) == ("int8", "fp32")
+        assert on_cpu.weight_bytes == 4 * 4_000_000
+        assert on_cpu.kv_bytes_per_token == 2 * needs.kv_bytes_per_token
+
+    def test_the_context_that_is_served_bounds_a_job(self, session: Session, tenant: UUID) -> None:
+        build.model(session, tenant, name="short", serving={"context_length": 64})
+        with pytest.raises(ValidationFailed, match="at most 63"):
+            service.submit(session, tenant, build.request(model="short", prompts=["a"], max_tokens=64))
+
+    def test_a_deleted_model_serves_the_jobs_that_were_accepted(self, session: Session, tenant: UUID) -> None:
+        build.job(session, tenant, prompts=["a"])
+        session.execute(text("UPDATE models SET deleted_at = clock_timestamp()"))
+        (claimed,) = jobs.claim(session)
+        assert inference.model_of(session, claimed).name == "tiny"
+
+
+class TestForwarded:
+    def test_lines_carry_what_engines_know(self) -> None:
+        assert set(FORWARDED) <= set(GenerateBody.model_fields)
+        assert set(FORWARDED) <= set(InferenceSpec.model_fields)
+
+    def test_stored_and_sent_as_openai_spells_them(self, session: Session, tenant: UUID) -> None:
+        schema = {"name": "answer", "schema": {"type": "object"}}
+        wish = {
+            "logit_bias": {"5": -3},
+            "response_format": {"type": "json_schema", "json_schema": schema},
+            "min_p": 0.1,
+        }
+        stored = build.job(session, tenant, prompts=["a"], **wish).spec
+        sent = {name: stored[name] for name in FORWARDED if stored.get(name) is not None}
+        body = parse({**sent, "model": "m", "prompt": "a"}, CompletionBody)
+        assert (body.logit_bias, body.min_p) == ({5: -3.0}, 0.1)
+        assert body.response_format is not None
+        assert body.response_format.json_schema is not None
+        assert inference.restore(stored, ({"prompt": "a"},)).logit_bias == {"5": -3.0}
+
+    @pytest.mark.parametrize(
+        ("wish", "param"),
+        [
+            ({"min_p": 2}, "spec.min_p"),
+            ({"logit_bias": {"x": 1}}, "spec.logit_bias.x.[key]"),
+            ({"response_format": {"type": "xml"}}, "spec.response_format.type"),
+        ],
+    )
+    def test_a_wrong_one_is_named(self, session: Session, tenant: UUID, wish: dict[str, object], param: str) -> None:
+        with pytest.raises(ValidationFailed) as refused:
+            build.job(session, tenant, prompts=["a"], **wish)
+        assert refused.value.errors[0].param == param
 
 
 class TestRestore:

@@ -1,6 +1,7 @@
 """Which class and how many devices a job gets, and what it is told when there are none."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from sqlalchemy.orm import Session
@@ -82,6 +83,35 @@ class TestDevices:
         live(session, "l40s", "a100-80g")  # 4 × 1.00 against 2 × 1.80
         plan = choose(session, pool=Pool.SERVE, gpu_class=AUTO, needs=SEVENTY_B)
         assert (plan.gpu_class, plan.devices, plan.tensor_parallel) == ("a100-80g", 2, 2)
+
+
+class TestChosenDegree:
+    def test_is_taken_where_fewer_would_do(self) -> None:
+        assert fit(gpu_classes()["h200"], replace(EIGHT_B, tensor_parallel=4)) == 4
+
+    def test_must_be_there(self, session: Session) -> None:
+        assert fit(gpu_classes()["jetson-orin"], replace(EIGHT_B, tensor_parallel=2)) is None
+        with pytest.raises(Unplaceable, match="tensor_parallel 2 cannot be run"):
+            choose(session, pool=Pool.SERVE, gpu_class="jetson-orin", needs=replace(EIGHT_B, tensor_parallel=2))
+
+    def test_ranks_on_a_cpu_share_their_host(self, session: Session) -> None:
+        live(session, "cpu")
+        plan = choose(session, pool=Pool.SERVE, gpu_class=AUTO, needs=replace(SMALL, tensor_parallel=2))
+        assert (plan.gpu_class, plan.devices, plan.tensor_parallel) == ("cpu", 1, 2)
+
+
+class TestCpu:
+    def test_counts_what_a_cpu_engine_loads(self, session: Session) -> None:
+        live(session, "cpu")
+        fp8 = Needs(weight_bytes=GIB, dtype="fp8", cpu=Needs(weight_bytes=4 * GIB, dtype="fp32"))
+        plan = choose(session, pool=Pool.SERVE, gpu_class=AUTO, needs=fp8)
+        assert (plan.gpu_class, plan.memory_bytes) == ("cpu", 4 * GIB)
+        assert "needs 4 GiB at fp32" in plan.reason
+
+    def test_what_a_cpu_cannot_hold_in_fp32_goes_elsewhere(self, session: Session) -> None:
+        live(session, "cpu", "rtx3090")
+        wide = Needs(weight_bytes=8 * GIB, dtype="bf16", cpu=Needs(weight_bytes=16 * GIB, dtype="fp32"))
+        assert choose(session, pool=Pool.SERVE, gpu_class=AUTO, needs=wide).gpu_class == "rtx3090"
 
 
 class TestNamed:

@@ -1,16 +1,20 @@
 """Workers: who is alive, what they can take, which engines they have."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from services.workers import hardware
 from services.workers import service as workers
-from services.workers.types import Boot, Capacity, Gpu, LoadedEngine, Slots
+from services.workers.types import Boot, Capacity, Figures, Gpu, LoadedEngine, Measure, Slots
 from shared.contracts.jobs import Pool
+from shared.db.session import Database
 from shared.errors import UnknownClass
 from shared.ids import new_id
 
@@ -35,7 +39,7 @@ def engine(worker: UUID, **changes: Any) -> LoadedEngine:
         "worker_id": worker,
         "model_digest": "ab" * 32,
         "kind": "transformers",
-        "address": "/run/e.sock",
+        "address": "unix:/run/e.sock",
         "devices": (0,),
         "state": "starting",
         "max_in_flight": 64,
@@ -163,6 +167,65 @@ class TestEngines:
         workers.remove_engine(session, gone.id)
         workers.stop(session, one)
         assert session.execute(text("SELECT count(*) FROM engines")).scalar() == 0
+
+
+class TestAnnouncements:
+    @pytest.fixture
+    def heard(self, session: Session, database: Database) -> Iterator[Callable[[], list[str]]]:
+        """What channel `engines` said since the last call; commits first."""
+        url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("LISTEN engines")
+
+            def since() -> list[str]:
+                session.commit()
+                return [told.payload for told in connection.notifies(timeout=0.2)]
+
+            yield since
+
+    def test_name_the_model_when_callers_can_reach_something_else(
+        self, session: Session, heard: Callable[[], list[str]]
+    ) -> None:
+        made = engine(boot(session).id)
+        workers.put_engine(session, made)
+        assert heard() == [made.model_digest]
+        for change in ({"state": "ready"}, {"state": "ready", "adapters": ("cd" * 32,)}):
+            workers.put_engine(session, replace(made, **change))
+            assert heard() == [made.model_digest]
+        workers.put_engine(session, replace(made, state="ready", adapters=("cd" * 32,), in_flight=3))
+        workers.note_figures(session, [(made.id, Figures(running=2))])
+        assert heard() == []
+        workers.remove_engine(session, made.id)
+        assert heard() == [made.model_digest]
+
+    def test_and_when_a_worker_goes(self, session: Session, heard: Callable[[], list[str]]) -> None:
+        worker = boot(session).id
+        workers.put_engine(session, engine(worker))
+        heard()
+        workers.stop(session, worker)
+        assert heard() == ["ab" * 32]
+
+
+class TestFigures:
+    def test_are_kept_and_make_a_ready_engine_busy(self, session: Session) -> None:
+        made = engine(boot(session).id, state="ready", token="s3cret")
+        workers.put_engine(session, made)
+        workers.note_figures(session, [(made.id, Figures(running=2, waiting=1, kv_used=0.5)), (new_id(), Figures())])
+        (now,) = workers.engines(session)
+        assert (now.in_flight, now.condition, now.figures.kv_used, now.token) == (3, "busy", 0.5, "s3cret")
+        assert "s3cret" not in repr(now)
+
+    def test_what_an_engine_took_is_remembered(self, session: Session) -> None:
+        def found() -> Measure | None:
+            return workers.measured(session, "ab" * 32, gpu_class="cpu", kind="transformers", tensor_parallel=1)
+
+        assert found() is None
+        for load_s in (2.5, 1.5):
+            workers.remember(session, Measure("ab" * 32, "cpu", "transformers", 1, load_s, 10**9))
+        session.expire_all()
+        kept = found()
+        assert kept is not None
+        assert (kept.load_s, kept.memory_bytes) == (1.5, 10**9)
 
 
 class TestHardware:

@@ -78,7 +78,7 @@ class TestDetach:
         with lifeline(engine):
             stats = engine.stats()
             assert (stats.lifelines, stats.detached) == (1, False)
-            assert engine.complete(prompt="x", max_tokens=2)["finish_reason"] == "length"
+            assert engine.complete(prompt="x", max_tokens=2, ignore_eos=True)["finish_reason"] == "length"
         # Then it ends with that one
         wait_until(lambda: gone(engine.pid), timeout=2, what="the engine is gone")
         assert not engine.config.uds.exists()

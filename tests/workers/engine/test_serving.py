@@ -137,7 +137,12 @@ class TestRefusals:
         ("body", "refusal"),
         [
             ({"prompt": "x", "colour": 1}, (400, "unknown_parameter", "colour")),
-            ({"prompt": "x", "n": 2}, (400, "unsupported_parameter", "n")),
+            ({"prompt": "x", "n": 9}, (400, "invalid_value", "n")),
+            ({"prompt": "x", "n": 0}, (400, "invalid_value", "n")),
+            ({"prompt": "x", "best_of": 2}, (400, "unsupported_parameter", "best_of")),
+            ({"prompt": "x", "logit_bias": {"4096": 1}}, (400, "invalid_value", "logit_bias")),
+            ({"prompt": "x", "stop_token_ids": [4096]}, (400, "invalid_value", "stop_token_ids")),
+            ({"prompt": "x", "min_tokens": 20, "max_tokens": 19}, (400, "invalid_value", "min_tokens")),
             ({"prompt": "x", "temperature": 3}, (400, "invalid_value", "temperature")),
             ({"prompt": []}, (400, "invalid_value", "prompt")),
             ({"prompt": ""}, (400, "invalid_value", "prompt")),

@@ -1,0 +1,119 @@
+"""A model's folder on its way to a gateway: looked through here first, uploaded file by file."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import typer
+
+from services.catalog.safety import checked
+from services.catalog.tensors import UnsafeModel
+from services.catalog.tree import Folder
+from services.cli.client import CallError, Client
+from services.cli.output import ExitCode, note
+from services.files.service import FILE_BYTES, Purpose
+
+Tell = Callable[[int], None]
+
+
+class Unsafe(CallError):
+    """The folder holds something that no yard registers."""
+
+    code = "unsafe_model"
+    exit_code = ExitCode.REFUSED
+    fix = "Models are safetensors weights, JSON configuration and a tokenizer; nothing that runs."
+
+
+class TooLargeToUpload(CallError):
+    """A file is larger than an upload may be."""
+
+    code = "body_too_large"
+    exit_code = ExitCode.REFUSED
+    fix = (
+        "Put the folder below the setting models_root of the yard's hosts and register it with --in-place, or into the"
+        " store and `modelyard models import s3://BUCKET/PREFIX`; or save it in shards of at most 512 MiB."
+    )
+
+
+@contextmanager
+def uploaded(client: Client, folder: Path, *, keep: bool) -> Iterator[dict[str, str]]:
+    """Upload a folder's files: path → file id. They are forgotten afterwards, unless a job still needs them (`keep`).
+
+    Raises:
+        Unsafe: the folder would be refused.
+        TooLargeToUpload: a file is too large.
+        Refused, Unreachable: as the gateway answers.
+    """
+    try:
+        sizes = checked(Folder(folder)).files
+    except UnsafeModel as error:
+        raise Unsafe(error.message) from error
+    large = next((path for path, size in sizes.items() if size > FILE_BYTES), None)
+    if large is not None:
+        raise TooLargeToUpload(f"{large} is larger than {FILE_BYTES >> 20} MiB, the most that an upload has.")
+    sent: dict[str, str] = {}
+    try:
+        _upload(client, folder, sizes, sent)
+    except BaseException:
+        _forget(client, sent)
+        raise
+    try:
+        yield sent
+    except typer.Exit:  # the job has ended; whoever stops waiting (Ctrl-C, a timeout) leaves it its files
+        _forget(client, sent)
+        raise
+    if not keep:
+        _forget(client, sent)
+
+
+def _upload(client: Client, folder: Path, sizes: Mapping[str, int], sent: dict[str, str]) -> None:
+    with _bar(sum(sizes.values())) as tell:
+        for path in sizes:
+            with (folder / path).open("rb") as file:
+                told = cast("BinaryIO", _Told(file, tell))
+                sent[path] = client.upload(told, name=Path(path).name, purpose=Purpose.MODEL)["id"]
+
+
+def _forget(client: Client, sent: Mapping[str, str]) -> None:
+    for file_id in sent.values():
+        with suppress(CallError):
+            client.delete(f"/v1/files/{file_id}")
+
+
+class _Told:
+    """A file that tells how much of it is read."""
+
+    def __init__(self, file: BinaryIO, tell: Tell) -> None:
+        self._file, self._tell = file, tell
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(size)
+        self._tell(len(data))
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Tell]:
+    """A bar on a terminal, a line elsewhere."""
+    if not sys.stderr.isatty():
+        note(f"uploading {total} bytes")
+        yield lambda _count: None
+        return
+    from rich import progress as bars  # noqa: PLC0415 - 100 ms that a script need not pay
+    from rich.console import Console  # noqa: PLC0415
+
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.DownloadColumn())
+    with bars.Progress(*columns, bars.TransferSpeedColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("upload", total=total)
+        yield lambda count: progress.update(task, advance=count)

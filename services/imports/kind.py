@@ -1,0 +1,14 @@
+"""The `import_model` kind's row: runs on any class, and uses none of its devices."""
+
+from services.imports.service import prepare
+from services.jobs.kinds import Kind
+from shared.contracts.imports import ImportSpec
+from shared.contracts.jobs import Pool
+
+KIND = Kind(
+    name="import_model",
+    spec=ImportSpec,
+    pool=lambda _spec: Pool.SERVE,
+    prepare=prepare,
+    operation="workers.operations.import_model",
+)
