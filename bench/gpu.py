@@ -76,7 +76,7 @@ VARIANTS = {
         Variant("bf16", {"max_in_flight": 1024}, (512, 64, 1)),
         Variant("fp8", {"max_in_flight": 1024, "quantization": "fp8"}, (512,), whole=(512,), job=1000),
         Variant("tp2", {"max_in_flight": 1024, "tensor_parallel": 2}, (512, 64, 1), whole=(512,)),
-        Variant("replicas", {"max_in_flight": 1024}, (512, 64), whole=(512,), job=2048),
+        Variant("replicas", {"max_in_flight": 1024}, (512,), whole=(512,), job=2048),
         Variant("transformers", {"engine": "transformers", "max_in_flight": 64}, (32,), rounds=1),
     )
 }

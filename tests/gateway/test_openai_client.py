@@ -13,7 +13,6 @@ from tests.gateway.served import MODEL, NOWHERE, PROBE, inference, register, row
 
 INVALID = openai.UnprocessableEntityError
 TOO_MANY = inference(max_tokens=10**9)
-CHAT = {"model": MODEL, "messages": []}
 REFUSALS: list[tuple[str, str, Any, type[openai.APIStatusError], str, str | None]] = [
     ("POST", "/jobs", {**PROBE, "priority": -1}, INVALID, "validation_failed", "priority"),
     ("POST", "/jobs", {**PROBE, "gpu_class": "x"}, INVALID, "unknown_gpu_class", "gpu_class"),
@@ -23,7 +22,7 @@ REFUSALS: list[tuple[str, str, Any, type[openai.APIStatusError], str, str | None
     ("GET", f"/jobs/{NOWHERE}", None, openai.NotFoundError, "not_found", "job_id"),
     ("GET", "/files/file-x", None, openai.NotFoundError, "not_found", "file_id"),
     ("GET", "/files?after=file-x", None, openai.BadRequestError, "invalid_cursor", "after"),
-    ("POST", "/chat/completions", CHAT, openai.NotFoundError, "unknown_route", None),
+    ("POST", "/responses", {"model": "m", "input": "hi"}, openai.NotFoundError, "unknown_route", None),
 ]
 
 

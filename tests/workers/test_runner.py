@@ -77,6 +77,13 @@ class TestCapacity:
         wait_until(lambda: world.count(State.RUNNING) == SHARING, what="a few of them run")
         assert runner.claims.room(Pool.SERVE) == 0
 
+    def test_a_full_worker_leaves_the_next_large_job_to_one_that_has_room(self, world: World) -> None:
+        first, second = (world.runner(worker_devices=[device], runner_poll_s=0.2) for device in (0, 1))
+        wait_until(lambda: first.claims.open and second.claims.open, what="both claim")
+        world.jobs(2, spec=LONG, progress_total=1000, progress_unit="lines")
+        wait_until(lambda: world.count(State.RUNNING) == 2, what="both jobs run")
+        assert len(first.claims.live) == len(second.claims.live) == 1
+
     def test_small_jobs_fill_the_engine(self, world: World) -> None:
         world.jobs(100, spec=LONG, progress_total=1, progress_unit="lines")
         world.runner(engine_max_in_flight=16, runner_poll_s=0.2)

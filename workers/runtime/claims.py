@@ -11,6 +11,7 @@ from services.jobs import lifecycle
 from services.jobs.kinds import kind
 from services.jobs.types import Claim
 from shared import failpoints
+from shared.clock import monotonic
 from shared.contracts.jobs import JobError, Pool
 from shared.errors import DatabaseUnavailable, Fenced
 from shared.telemetry import logger
@@ -19,6 +20,7 @@ from workers.runtime.slots import SlotName
 from workers.runtime.work import Finish, JobFailed, Stop, Work
 
 LARGEST_CLAIM = 64
+SHARE_AFTER_S = 1.0  # a full worker leaves the next large job so long to one that has room
 SHARING = 4  # large jobs that share a full engine; a fifth is left to another worker
 UNWRITTEN = 4 * LARGEST_CLAIM  # ends that wait for their commit before claiming pauses
 ECHO_S = 0.1  # a bell that found nothing may have met another claim's locks: look once more
@@ -49,6 +51,7 @@ class Claims:
         self._bells = {pool: asyncio.Event() for pool in queues}
         self._closed = False
         self._doubt = False
+        self._filled_at = -SHARE_AFTER_S
 
     def ring(self, pool: Pool | None = None) -> None:
         """Look for work of a pool, or of all."""
@@ -79,7 +82,8 @@ class Claims:
         left = total - sum(min(most, work.claim.width) for work in active)
         if left > 0:
             return min(LARGEST_CLAIM, left)
-        return 1 if total and len(active) < SHARING else 0
+        waited = monotonic() - self._filled_at >= SHARE_AFTER_S
+        return 1 if total and waited and len(active) < SHARING else 0
 
     def _forge_room(self, active: Sequence[Work]) -> int:
         stay = {slot for engine in self._host.engines if not engine.idle for slot in engine.slots}
@@ -128,7 +132,16 @@ class Claims:
             claims = await self._claim(pool, limit=limit, devices=room)
             for claim in claims:
                 self._begin(claim)
-        return len(claims), sum(claim.width for claim in claims) >= limit
+        full = sum(claim.width for claim in claims) >= limit
+        if full and pool is Pool.SERVE:
+            self._filled_at = monotonic()
+            asyncio.get_running_loop().call_later(SHARE_AFTER_S, self._has_waited)
+        return len(claims), full
+
+    def _has_waited(self) -> None:
+        """The others had their chance: there may be room to share a full engine."""
+        self.ring(Pool.SERVE)
+        self._changed()
 
     async def _claim(self, pool: Pool, *, limit: int, devices: int) -> list[Claim]:
         if pool is Pool.SERVE:

@@ -100,7 +100,7 @@ class TestRefusals:
         assert done.returncode == ExitCode.REFUSED
         assert done.stdout == ""
         assert "spec.model" in done.stderr
-        assert "/v1/models" in done.stderr
+        assert "modelyard models list" in done.stderr
 
     def test_a_job_that_is_not_there(self, yard: RunningYard) -> None:
         assert answer(yard, "jobs", "get", NOBODY, code=ExitCode.NOT_FOUND)["code"] == "not_found"
