@@ -4,6 +4,7 @@ import asyncio
 import random
 import statistics
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ from sqlalchemy import text
 
 from bench.load import closed_loop, post_bytes
 from bench.report import Report, Row
-from bench.streams import Answered, Run, Target, percentile, run, stream
+from bench.streams import Answered, Run, Target, percentile, run, stream, whole
 from bench.yard import Yard, until
 
 MODEL = "yard-tiny"
@@ -74,29 +75,44 @@ def _first_token(report: Report, gateway: Target) -> None:
 
 
 def _overhead(report: Report, engine: Target, gateway: Target, *, calls: int) -> None:
-    """One caller, alternating: time to the first token and of the whole, here and there."""
-    given = bodies(2 * calls, seed=1)
+    """One caller, alternating: whole answers, then streams' first tokens and ends, here and there."""
+    answers = _alternating(engine, gateway, calls, ask=whole, seed=1)
+    _added(report, "answer in one piece", *answers, field="whole")
+    streams = _alternating(engine, gateway, calls, ask=stream, seed=2)
+    _added(report, "first token of a stream", *streams, field="ttft")
+    _added(report, f"stream of {TOKENS} tokens", *streams, field="whole")
+
+
+Ask = Callable[[Target, dict[str, Any]], Awaitable[Answered]]
+
+
+def _alternating(
+    engine: Target, gateway: Target, calls: int, *, ask: Ask, seed: int
+) -> tuple[list[Answered], list[Answered]]:
+    given = bodies(2 * calls, seed=seed)
 
     async def alternate() -> tuple[list[Answered], list[Answered]]:
         raw: list[Answered] = []
         ours: list[Answered] = []
         for n in range(calls):
-            raw.append(await stream(engine, given[2 * n]))
-            ours.append(await stream(gateway, given[2 * n + 1]))
+            raw.append(await ask(engine, given[2 * n]))
+            ours.append(await ask(gateway, given[2 * n + 1]))
         return raw, ours
 
-    raw, ours = asyncio.run(alternate())
-    for name, field in (("first token", "ttft"), ("whole answer", "whole")):
-        base, mine = (percentile([getattr(answer, field) for answer in side], 0.5) * 1e3 for side in (raw, ours))
-        report.add(Row("calls", f"{name}, engine's socket, p50", base, "ms"))
-        report.add(Row("calls", f"{name}, through the gateway, p50", mine, "ms"))
-        report.add(Row("calls", f"{name}: added, p50", mine - base, "ms", "≤ 10", mine - base <= 10))
+    return asyncio.run(alternate())
+
+
+def _added(report: Report, what: str, raw: list[Answered], ours: list[Answered], *, field: str) -> None:
+    base, mine = (percentile([getattr(answer, field) for answer in side], 0.5) * 1e3 for side in (raw, ours))
+    report.add(Row("calls", f"{what}, engine's socket, p50", base, "ms"))
+    report.add(Row("calls", f"{what}, through the gateway, p50", mine, "ms"))
+    report.add(Row("calls", f"{what}: added, p50", mine - base, "ms", "≤ 10", mine - base <= 10))
 
 
 def _throughput(report: Report, engine: Target, gateway: Target, *, rounds: int) -> None:
     """64 concurrent streams, round by round."""
     ratios = []
-    run(engine, bodies(STREAMS, seed=2), at_once=STREAMS)
+    run(engine, bodies(STREAMS, seed=6), at_once=STREAMS)
     for n in range(rounds):
         raw = run(engine, bodies(2 * STREAMS, seed=100 + n), at_once=STREAMS)
         ours = run(gateway, bodies(2 * STREAMS, seed=200 + n), at_once=STREAMS)
