@@ -125,6 +125,25 @@ class Settings(BaseSettings):
         SecretStr(""), description="token for gated repositories; sent to huggingface_endpoint alone"
     )
 
+    upload_expiry_s: float = Field(3600, gt=0, description="how long an upload waits for its parts and its completion")
+    blob_grace_s: float = Field(
+        259_200, gt=0, description="how long content that nothing names any more is kept; longer than any upload takes"
+    )
+
+    document_pages: int = Field(5000, ge=1, description="pages of one document; a longer one is refused")
+    document_text_bytes: int = Field(
+        32 * 1024**2, ge=1024, description="text of one document; one with more is refused"
+    )
+    document_cpu_s: int = Field(60, ge=1, description="CPU time of reading one document")
+    document_memory_bytes: int = Field(
+        1024**3, ge=128 * 1024**2, description="memory of the process that reads one document"
+    )
+    document_parsers: int = Field(2, ge=1, le=64, description="documents that a worker reads at once")
+    ocr_command: list[str] = Field(
+        [], description='reads scanned pages: a command line with {image}, e.g. ["tesseract", "{image}", "stdout"]'
+    )
+    packs_root: Path | None = Field(None, description="folder of domain packs beside the packaged ones")
+
     webhook_allow_http: bool = Field(True, description="allow http:// receivers (turn off on open networks)")
     webhook_timeout_s: float = Field(15, gt=0, description="total time of one delivery attempt")
     webhook_retry_scale: float = Field(

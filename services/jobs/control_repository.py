@@ -157,11 +157,11 @@ def sum_children(session: Session, parent_id: UUID) -> None:
     session.execute(
         text("""
         UPDATE jobs p SET prompt_tokens = c.prompt, completion_tokens = c.completion, gpu_seconds = c.gpu,
-          cost = c.cost, progress_done = c.done
-        FROM (SELECT COALESCE(sum(prompt_tokens), 0) AS prompt, COALESCE(sum(completion_tokens), 0) AS
-        completion,
+          cost = c.cost, progress_done = c.done, progress_failed = c.failed
+        FROM (SELECT COALESCE(sum(prompt_tokens), 0) AS prompt, COALESCE(sum(completion_tokens), 0)
+                  AS completion,
                 COALESCE(sum(gpu_seconds), 0) AS gpu, COALESCE(sum(cost), 0) AS cost,
-                COALESCE(sum(progress_done), 0) AS done
+                COALESCE(sum(progress_done), 0) AS done, COALESCE(sum(progress_failed), 0) AS failed
               FROM jobs WHERE parent_id = :parent_id) c
         WHERE p.id = :parent_id"""),
         {"parent_id": parent_id},

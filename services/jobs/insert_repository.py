@@ -19,7 +19,8 @@ WITH given AS (
     tier smallint, priority smallint, devices smallint, plan jsonb, planned_gpu_s float8, driver text,
     max_failures int, max_lost int, max_runtime_s float8, run_after timestamptz, deadline_at timestamptz,
     blocked bool, held bool, after_job_id uuid, parent_id uuid, root_id uuid, retry_of uuid, progress_total bigint,
-    progress_unit text, webhook jsonb, webhook_secret text, lines jsonb, first_line int)),
+    progress_unit text, webhook jsonb, webhook_secret text, lines jsonb, first_line int,
+    numbers int[], custom_ids text[])),
 job AS (
   INSERT INTO jobs (id, tenant_id, kind, spec, request_sha256, metadata, gpu_class, queue, tier, priority, devices,
     plan, planned_gpu_s, driver, max_failures, max_lost, max_runtime_s, run_after, deadline_at, blocked, held_at,
@@ -39,8 +40,9 @@ share AS (
   ON CONFLICT DO NOTHING),
 bell AS (INSERT INTO outbox (queue, available_at) SELECT queue, run_after FROM job WHERE rings),
 items AS (
-  INSERT INTO job_items (job_id, line_no, tenant_id, input)
-  SELECT given.id, first_line + ordinality - 1, tenant_id, value
+  INSERT INTO job_items (job_id, line_no, turn, tenant_id, custom_id, input)
+  SELECT given.id, COALESCE(numbers[ordinality], first_line + ordinality - 1), ordinality - 1, tenant_id,
+    custom_ids[ordinality], value
   FROM given CROSS JOIN LATERAL jsonb_array_elements(lines) WITH ORDINALITY)
 SELECT id, created_at, updated_at, run_after, held_at, CASE WHEN rings THEN pg_notify('bells', queue) END FROM job
 """)
@@ -50,7 +52,7 @@ _TIMES = ("created_at", "updated_at", "run_after", "held_at")
 _NEWBORN = {
     "state": State.QUEUED.value,
     **dict.fromkeys(("attempt", "failure_count", "lost_count", "prompt_tokens", "completion_tokens"), 0),
-    **dict.fromkeys(("progress_done", "progress_mark"), 0),
+    **dict.fromkeys(("progress_done", "progress_failed", "progress_mark"), 0),
     **dict.fromkeys(("event_seq", "version"), 1),
     **dict.fromkeys(("gpu_seconds", "cost"), 0.0),
     **dict.fromkeys(("cancel_requested_at", "cancel_reason", "lease_owner", "lease_id", "lease_expires_at")),

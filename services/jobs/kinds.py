@@ -21,6 +21,8 @@ from shared.settings import settings
 
 CALL = "call"  #: written by gateways, never submitted
 KINDS = {
+    "batch": "services.batches.kind",
+    "document_set": "services.documents.kind",
     "import_model": "services.imports.kind",
     CALL: "services.calls.kind",
     "inference": "services.inference.kind",
@@ -33,13 +35,17 @@ class Prepared:
     """What a kind makes of a checked spec, before anything is written."""
 
     spec: dict[str, Any]  #: as stored: no lines, no defaults left open
-    needs: Needs
+    needs: Needs | None  #: None: known only when the courier has read the lines; it plans the children
     planned_gpu_s: float  #: cost estimate that fair sharing charges until the real figure is known
     total: int | None = None
     unit: str = "lines"
     lines: tuple[dict[str, Any], ...] = ()  #: inputs of `job_items`
+    job_lines: int = 1000  #: a job of more lines than this becomes a parent,
+    child_lines: int = 1000  #: with children of so many
+    deadline_s: float | None = None  #: seconds from now; an earlier deadline of the request's own stays
     expand: bool = False  #: the courier reads the lines from a file and makes the child jobs
     extend: Callable[[Session, UUID], None] | None = None  #: writes the kind's own columns for a job id
+    extend_child: Callable[[Session, UUID], None] | None = None  #: the same for a child's; None: as for the parent's
 
 
 @dataclass(frozen=True)

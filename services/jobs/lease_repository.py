@@ -55,10 +55,11 @@ recorded AS (
     status = CASE WHEN n.error IS NULL THEN 'done' ELSE 'error' END
   FROM input n JOIN owned o ON o.id = n.job_id AND o.attempt = n.attempt
   WHERE i.job_id = n.job_id AND i.line_no = n.line_no AND i.status = 'pending'
-  RETURNING i.job_id),
+  RETURNING i.job_id, i.status),
 counted AS (
-  UPDATE jobs j SET progress_done = j.progress_done + c.n
-  FROM (SELECT job_id, count(*) AS n FROM recorded GROUP BY job_id) c WHERE j.id = c.job_id)
+  UPDATE jobs j SET progress_done = j.progress_done + c.n, progress_failed = j.progress_failed + c.failed
+  FROM (SELECT job_id, count(*) AS n, count(*) FILTER (WHERE status = 'error') AS failed
+        FROM recorded GROUP BY job_id) c WHERE j.id = c.job_id)
 SELECT id FROM owned
 """)
 

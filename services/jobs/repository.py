@@ -148,6 +148,25 @@ def lines(
     )
 
 
+def pending_lines(
+    session: Session, tenant_id: UUID, job_id: UUID, *, after_turn: int = -1, limit: int
+) -> list[JobItem]:
+    """Unfinished lines of one job, in the order in which it runs them."""
+    return list(
+        session.scalars(
+            select(JobItem)
+            .where(
+                JobItem.tenant_id == tenant_id,
+                JobItem.job_id == job_id,
+                JobItem.turn > after_turn,
+                JobItem.status == "pending",
+            )
+            .order_by(JobItem.turn)
+            .limit(limit)
+        )
+    )
+
+
 def add_event(session: Session, job: Job, type_: str, data: dict[str, Any] | None = None) -> int:
     """Append a numbered event to a job whose row this transaction holds; returns its number."""
     job.event_seq += 1

@@ -1,8 +1,9 @@
 """Verbs on jobs, for the gateway and the CLI. Each takes the caller's tenant; nothing here commits."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,9 +24,12 @@ from shared.contracts.jobs import Driver, EventType, JobRequest, State, Tier
 from shared.db.models import Job
 from shared.errors import AlreadyFinished, FieldError, NotFinished, NotFound, Unprocessable, ValidationFailed, inside
 from shared.ids import new_id
+from shared.queues import AUTO, CONTROL
+from shared.queues import gpu_class as known_class
 from shared.settings import settings
 
 CHILD_LINES = 1000  #: a job of more lines becomes a parent with children of so many
+CONTROLLED = "its lines are read first; each part is planned then"  #: why a job is not placed yet
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,18 @@ class Submitted:
 
     job: Job
     webhook_secret: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The lines of one child, in the order in which they are run, and what it does not inherit from its parent."""
+
+    lines: tuple[dict[str, Any], ...]
+    first_line: int = 0  #: number of the first line; they are numbered on from it,
+    numbers: tuple[int, ...] | None = None  #: unless each has a number of its own
+    custom_ids: tuple[str | None, ...] | None = None
+    plan: Plan | None = None
+    planned_gpu_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +138,17 @@ def _draft(session: Session, tenant_id: UUID, request: JobRequest) -> Draft:
         raise Unprocessable(msg, param="deadline")
     spec = _spec(row, request.spec)
     prepared = row.prepare(session, tenant_id, spec)
-    plan = choose(session, pool=row.pool(spec), gpu_class=request.gpu_class, needs=prepared.needs)
-    return Draft(request, row, prepared, plan)
+    return Draft(request, row, prepared, _plan(session, row, spec, prepared, gpu_class=request.gpu_class))
+
+
+def _plan(session: Session, row: Kind, spec: Any, prepared: Prepared, *, gpu_class: str) -> Plan:
+    if prepared.needs is not None:
+        return choose(session, pool=row.pool(spec), gpu_class=gpu_class, needs=prepared.needs)
+    if gpu_class != AUTO:
+        known_class(gpu_class)
+    return Plan(
+        gpu_class, CONTROL, devices=1, tensor_parallel=1, memory_bytes=0, price_per_gpu_hour=0.0, reason=CONTROLLED
+    )
 
 
 def _spec(row: Kind, given: dict[str, Any]) -> Any:
@@ -161,7 +186,8 @@ def _row(
 ) -> tuple[NewJob, str | None]:
     request, prepared, plan = drafted.request, drafted.prepared, drafted.plan
     hook = webhooks.target(tenant_id, request.webhook) if request.webhook else None
-    parent = prepared.expand or len(prepared.lines) > CHILD_LINES
+    parent = prepared.expand or len(prepared.lines) > prepared.job_lines
+    deadline = _earlier(request.deadline, prepared.deadline_s)
     new = NewJob(
         id=new_id(),
         tenant_id=tenant_id,
@@ -181,7 +207,7 @@ def _row(
         request_sha256=request_sha256,
         max_runtime_s=request.max_runtime_s,
         run_after=request.run_after,
-        deadline_at=request.deadline,
+        deadline_at=deadline,
         blocked=after is not None and after.state != State.SUCCEEDED,
         held=request.paused,
         after_job_id=after.id if after else None,
@@ -192,6 +218,11 @@ def _row(
         lines=() if parent else prepared.lines,
     )
     return new, hook.generated_secret if hook else None
+
+
+def _earlier(deadline: datetime | None, within_s: float | None) -> datetime | None:
+    own = None if within_s is None else utc_now() + timedelta(seconds=within_s)
+    return min(filter(None, (deadline, own)), default=None)
 
 
 def _write(session: Session, new: NewJob, prepared: Prepared) -> Job:
@@ -209,7 +240,14 @@ def _follow(session: Session, job: Job, new: NewJob, prepared: Prepared) -> None
         if not new.blocked:
             control.add_task(session, new.tenant_id, job.id, "expand")
     elif new.driver is Driver.CHILDREN:
-        add_children(session, job, prepared.lines, first_line=0, extend=prepared.extend)
+        add_children(
+            session,
+            job,
+            prepared.lines,
+            first_line=0,
+            extend=prepared.extend_child or prepared.extend,
+            size=prepared.child_lines,
+        )
         if not new.blocked:
             lifecycle.start_parent(session, job.id, owner=job.id)
 
@@ -221,29 +259,39 @@ def add_children(
     *,
     first_line: int,
     extend: Any = None,
+    size: int = CHILD_LINES,
 ) -> None:
-    """Insert ordinary child jobs of `CHILD_LINES` lines each, numbered on from `first_line` in the parent's input."""
-    for start in range(0, len(lines), CHILD_LINES):
-        part = lines[start : start + CHILD_LINES]
-        child = repository.insert(session, child_of(parent, part, first_line=first_line + start))
-        if extend:
-            extend(session, child.id)
+    """Insert ordinary child jobs of `size` lines each, numbered on from `first_line` in the parent's input."""
+    for start in range(0, len(lines), size):
+        add_child(session, parent, Part(lines[start : start + size], first_line=first_line + start), extend=extend)
 
 
-def child_of(parent: Job, lines: tuple[dict[str, Any], ...], *, first_line: int) -> NewJob:
-    """A child row: the parent's place in the queue, a range of its lines."""
+def add_child(
+    session: Session, parent: Job, part: Part, *, extend: Callable[[Session, UUID], None] | None = None
+) -> Job:
+    """Insert an ordinary child job that runs a part of the parent's lines."""
+    child = repository.insert(session, child_of(parent, part))
+    if extend:
+        extend(session, child.id)
+    return child
+
+
+def child_of(parent: Job, part: Part) -> NewJob:
+    """A child row: the parent's place in the queue unless it has a plan of its own, and a part of its lines."""
+    lines, plan = part.lines, part.plan
+    share = parent.planned_gpu_s * len(lines) / max(1, parent.progress_total or len(lines))
     return NewJob(
         id=new_id(),
         tenant_id=parent.tenant_id,
         kind=parent.kind,
         spec=parent.spec,
-        gpu_class=parent.gpu_class,
-        queue=parent.queue,
+        gpu_class=plan.gpu_class if plan else parent.gpu_class,
+        queue=plan.queue if plan else parent.queue,
         tier=parent.tier,
         priority=parent.priority,
-        devices=parent.devices,
-        plan=parent.plan,
-        planned_gpu_s=parent.planned_gpu_s * len(lines) / max(1, parent.progress_total or len(lines)),
+        devices=plan.devices if plan else parent.devices,
+        plan=asdict(plan) if plan else parent.plan,
+        planned_gpu_s=share if part.planned_gpu_s is None else part.planned_gpu_s,
         max_failures=parent.max_failures,
         max_lost=parent.max_lost,
         max_runtime_s=parent.max_runtime_s,
@@ -257,7 +305,9 @@ def child_of(parent: Job, lines: tuple[dict[str, Any], ...], *, first_line: int)
         progress_total=len(lines),
         progress_unit=parent.progress_unit,
         lines=lines,
-        first_line=first_line,
+        first_line=part.first_line,
+        numbers=part.numbers,
+        custom_ids=part.custom_ids,
     )
 
 
@@ -342,5 +392,4 @@ def _redraft(session: Session, old: Job, request: JobRequest) -> Draft:
     inputs = tuple(line.input for line in repository.lines(session, old.tenant_id, old.id, limit=100_000))
     spec = row.restore(old.spec, inputs) if row.restore else row.spec.model_validate(old.spec)
     prepared = row.prepare(session, old.tenant_id, spec)
-    plan = choose(session, pool=row.pool(spec), gpu_class=request.gpu_class, needs=prepared.needs)
-    return Draft(request, row, prepared, plan)
+    return Draft(request, row, prepared, _plan(session, row, spec, prepared, gpu_class=request.gpu_class))

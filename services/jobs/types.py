@@ -132,8 +132,10 @@ class NewJob:
     progress_unit: str = "lines"
     webhook: Mapping[str, Any] | None = None
     webhook_secret: bytes | None = None
-    lines: tuple[Mapping[str, Any], ...] = ()  #: inputs of `job_items`, from `first_line` on
-    first_line: int = 0
+    lines: tuple[Mapping[str, Any], ...] = ()  #: inputs of `job_items`, in the order in which they are run
+    first_line: int = 0  #: number of the first of them; they are numbered on from it,
+    numbers: tuple[int, ...] | None = None  #: unless each has a number of its own
+    custom_ids: tuple[str | None, ...] | None = None
 
 
 @dataclass(frozen=True)

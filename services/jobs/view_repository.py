@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import Uuid
 
 _FAMILIES = text("""
-SELECT parent_id, COALESCE(sum(progress_done), 0)::bigint AS done, COALESCE(sum(version), 0)::bigint AS
-version,
+SELECT parent_id, COALESCE(sum(progress_done), 0)::bigint AS done,
+  COALESCE(sum(progress_failed), 0)::bigint AS failed, COALESCE(sum(version), 0)::bigint AS version,
   COALESCE(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
   COALESCE(sum(completion_tokens), 0)::bigint AS completion_tokens,
   COALESCE(sum(gpu_seconds), 0) AS gpu_seconds, COALESCE(sum(cost), 0) AS cost, max(updated_at) AS updated_at

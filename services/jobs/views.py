@@ -19,6 +19,7 @@ class Family:
     """What the children of a parent add up to."""
 
     done: int
+    failed: int  #: lines of `done` whose result is an error
     version: int
     prompt_tokens: int
     completion_tokens: int

@@ -13,23 +13,19 @@ from services.inference import results
 from services.inference import service as inference
 from services.jobs import repository
 from services.jobs.types import LineRecord
-from services.responses.types import Key
 from shared import failpoints
 from shared.contracts.inference import LineOutput, LineUsage
-from shared.contracts.jobs import JobError, Tier
-from shared.engine_client import Reply
+from shared.contracts.jobs import JobError
 from shared.storage import SINGLE_PUT_BYTES
+from workers.operations.asking import Answered, Asker
 from workers.operations.lines import Line, LineCache, Requests
 from workers.runtime.engine import Engine
 from workers.runtime.host import Host
-from workers.runtime.launch.kinds import extras, launcher
 from workers.runtime.post_mortem import EngineFailed
 from workers.runtime.work import Finish, JobFailed, Stop, Work
 
 PAGE: Final = 128  # lines read at once: twice what an engine holds
-BROKEN_TRIES: Final = 3  # of a line that the engine answers with a 5xx
 NOT_STORABLE: Final = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL's jsonb holds neither
-REFUSED: Final = (401, 404)  # answers that say something about the engine, not about the line
 
 Outcome = LineOutput | JobError
 
@@ -108,13 +104,13 @@ class _Source:
         claim = self._work.claim
         while not self._page:
             rows = await self._host.transactions.insist(
-                lambda session, _: repository.lines(
-                    session, claim.tenant_id, claim.job_id, after=self._after, limit=PAGE, pending=True
+                lambda session, _: repository.pending_lines(
+                    session, claim.tenant_id, claim.job_id, after_turn=self._after, limit=PAGE
                 )
             )
             if not rows:
                 return False
-            self._after = rows[-1].line_no
+            self._after = rows[-1].turn
             await self._sift([self._requests.line(row) for row in rows])
         return True
 
@@ -135,13 +131,11 @@ class _Lines:
         self._work = work
         self._host = host
         self._engine = engine
-        self._cache = cache
-        self._extras = extras(launcher(engine.kind, host.settings), Tier.of_rank(work.claim.tier))
-        self._twins: dict[Key, asyncio.Future[Outcome]] = {}
+        self._asker = Asker(work, host, engine, cache)
 
     async def run(self, source: _Source) -> None:
         """Keep the engine's places filled until every line is recorded; when stopped, until it has let go of ours."""
-        size = self._engine.lane.size
+        size = self._asker.places
         # A quarter more than there are places: theirs are taken while the others wait for their commit.
         pumps = [asyncio.create_task(self._pump(source)) for _ in range(min(size + size // 4, self._work.claim.width))]
         try:
@@ -155,36 +149,11 @@ class _Lines:
 
     async def _pump(self, source: _Source) -> None:
         while (line := await source.next()) is not None:
-            outcome = await (self._ask(line) if line.key is None else self._once(line, line.key))
+            answered = await self._asker.answer(line)
             failpoints.hit("batch.after_compute")
+            outcome = _output(answered.body) if answered.status == 200 else _error(answered)
             await self._host.ledger.record(_record(self._work, line.number, outcome))
             self._work.moved = True
-
-    async def _once(self, line: Line, key: Key) -> Outcome:
-        """The answer of equal lines, asked for once: these wishes give the same text every time."""
-        if key in self._twins:
-            return await asyncio.shield(self._twins[key])
-        self._twins[key] = asyncio.ensure_future(self._ask(line))
-        try:
-            return await self._twins[key]
-        except BaseException:
-            self._twins.pop(key).cancel()
-            raise
-
-    async def _ask(self, line: Line) -> Outcome:
-        """What the engine says to a line. Raises EngineFailed."""
-        body = {**line.body, **self._extras}
-        for _ in range(BROKEN_TRIES):
-            reply = await self._engine.ask(self._work, line.path, body, cost=line.cost)
-            if reply.status == 200:
-                outcome = _output(reply.json())
-                self._cache.keep(line, reply.body)
-                return outcome
-            if reply.status in REFUSED:
-                raise EngineFailed(_error(reply))
-            if reply.status < 500:
-                break
-        return _error(reply)
 
 
 def _record(work: Work, number: int, outcome: Outcome) -> LineRecord:
@@ -205,7 +174,6 @@ def _output(answer: Any) -> LineOutput:
     )
 
 
-def _error(reply: Reply) -> JobError:
-    told = reply.json().get("error", {})
-    title = NOT_STORABLE.sub("\ufffd", told.get("message") or "The engine refused the line")
-    return JobError(code=told.get("code") or "engine_error", title=title, retryable=reply.status >= 500)
+def _error(answered: Answered) -> JobError:
+    error = answered.error
+    return error.model_copy(update={"title": NOT_STORABLE.sub("\ufffd", error.title)})

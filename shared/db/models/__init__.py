@@ -2,8 +2,10 @@
 
 from shared.db.models.accounts import ApiKey, Tenant
 from shared.db.models.base import Base
+from shared.db.models.batches import BatchJob
 from shared.db.models.catalog import Model, ModelAlias
-from shared.db.models.files import File
+from shared.db.models.documents import DocumentSetFile
+from shared.db.models.files import File, Garbage, Upload, UploadPart
 from shared.db.models.inference import InferenceJob
 from shared.db.models.jobs import (
     CLAIMABLE,
@@ -26,13 +28,16 @@ __all__ = [
     "Artifact",
     "Attempt",
     "Base",
+    "BatchJob",
     "Checkpoint",
     "ControlTask",
     "Demand",
+    "DocumentSetFile",
     "Engine",
     "EngineMeasure",
     "FairShare",
     "File",
+    "Garbage",
     "IdempotencyKey",
     "InferenceJob",
     "Job",
@@ -43,6 +48,8 @@ __all__ = [
     "ModelAlias",
     "Outbox",
     "Tenant",
+    "Upload",
+    "UploadPart",
     "UsageRow",
     "WebhookAttempt",
     "WebhookDelivery",

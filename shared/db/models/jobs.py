@@ -75,6 +75,7 @@ class Job(Born, Base):
     progress_done: Mapped[int] = mapped_column(BigInteger, server_default="0")
     progress_total: Mapped[int | None] = mapped_column(BigInteger)
     progress_unit: Mapped[str] = mapped_column(server_default="lines")
+    progress_failed: Mapped[int] = mapped_column(BigInteger, server_default="0")
     progress_mark: Mapped[int] = mapped_column(BigInteger, server_default="0")
     checkpoint_id: Mapped[UUID | None]
     error: Mapped[dict[str, Any] | None]
@@ -98,6 +99,7 @@ class Job(Born, Base):
         CheckConstraint("tier BETWEEN 0 AND 2", name="tier"),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
         CheckConstraint("attempt >= 0 AND failure_count >= 0 AND lost_count >= 0", name="counters"),
+        CheckConstraint("progress_failed BETWEEN 0 AND progress_done", name="progress"),
         CheckConstraint(
             "((state = 'running' AND driver <> 'children')"
             " = (lease_owner IS NOT NULL AND lease_id IS NOT NULL AND lease_expires_at IS NOT NULL))"
@@ -192,12 +194,17 @@ class JobLog(Born, Base):
 
 
 class JobItem(Base):
-    """One line of an inference job, batch or document set. Recorded once: `pending` → `done` or `error`."""
+    """One line of an inference job, batch or document set. Recorded once: `pending` → `done` or `error`.
+
+    `line_no` is its place in the caller's input, unique in the whole family of a parent; `turn` is its place in the
+    order in which its own job runs its lines.
+    """
 
     __tablename__ = "job_items"
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     line_no: Mapped[int] = mapped_column(primary_key=True)
+    turn: Mapped[int]
     tenant_id: Mapped[UUID]
     custom_id: Mapped[str | None]
     input_sha256: Mapped[bytes | None]
@@ -212,7 +219,7 @@ class JobItem(Base):
         CheckConstraint("(status = 'pending') = (attempt IS NULL)", name="recorded"),
         CheckConstraint("(status = 'done') = (output IS NOT NULL)", name="output"),
         CheckConstraint("(status = 'error') = (error IS NOT NULL)", name="error"),
-        Index("ix_job_items_pending", "job_id", "line_no", postgresql_where=text("status = 'pending'")),
+        Index("ix_job_items_pending", "job_id", "turn", postgresql_where=text("status = 'pending'")),
         Index(
             "uq_job_items_custom_id",
             "job_id",
