@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from bench import calls, dispatch, inference, memory, recovery, submit
+from bench import batch_memory, batches, calls, dispatch, inference, memory, recovery, submit
 from bench.report import Report
 from bench.yard import running
 
@@ -11,9 +11,10 @@ from bench.yard import running
 TABLES = {
     "spine": ("memory", "submit", "dispatch", "growth", "inference", "recovery"),
     "calls": ("calls",),
+    "batches": ("batches", "batch-memory"),
 }
 SECTIONS = tuple(section for sections in TABLES.values() for section in sections)
-TITLES = {"spine": "The spine, measured", "calls": "Interactive calls, measured"}
+TITLES = {"spine": "The spine, measured", "calls": "Interactive calls, measured", "batches": "Batches, measured"}
 
 
 def main() -> None:
@@ -41,6 +42,8 @@ def _table(name: str, sections: Sequence[str], *, scale: float, keep: bool) -> N
             "inference": lambda: inference.measure(yard, report, lines=int(400 * scale)),
             "recovery": lambda: recovery.measure(yard, report),
             "calls": lambda: calls.measure(yard, report, scale=scale),
+            "batches": lambda: batches.measure(yard, report, lines=int(2000 * scale)),
+            "batch-memory": lambda: batch_memory.measure(yard, report, few=int(1000 * scale), many=int(50_000 * scale)),
         }
         for section in sections:
             steps[section]()

@@ -4,7 +4,9 @@
         python -m bench.gpu --variants bf16 fp8 --out FOLDER
 
 The model is Llama-3-8B's shape with random weights, which vLLM makes up itself (`--load-format dummy`); prompts are
-random token ids, new ones for every run, so that no prefix is ever cached. Both sides stream.
+random token ids, new ones for every run, so that no prefix is ever cached. Both sides stream; the variant `batch` sends
+the lines of a batch, and beside it the same number straight to the engine, whole answers on connections that stay open.
+`--variants batch --tiny --lines 8` shows on any machine that it runs.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from bench.batches import side_by_side, straight, through
 from bench.calls import engines_of
 from bench.report import Report, Row
 from bench.streams import Run, Target, run, stream, token_bodies
@@ -55,6 +58,8 @@ SHAPE: dict[str, Any] = {
 }
 TINY: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
 TINY |= {"num_key_value_heads": 2, "head_dim": 64}
+WARM_LINES = 64
+PATH = "/v1/completions"
 WARM = ((64, 64), (64, 64), (4, 4))
 
 
@@ -68,6 +73,7 @@ class Variant:
     rounds: int = 2
     whole: tuple[int, ...] = ()  #: requests at once that are not streamed
     job: int = 0  #: lines of one job
+    batch: int = 0  #: lines of one batch; as many in flight as the engine admits
 
 
 VARIANTS = {
@@ -77,6 +83,7 @@ VARIANTS = {
         Variant("fp8", {"max_in_flight": 1024, "quantization": "fp8"}, (512,), whole=(512,), job=1000),
         Variant("tp2", {"max_in_flight": 1024, "tensor_parallel": 2}, (512, 64, 1), whole=(512,)),
         Variant("replicas", {"max_in_flight": 1024}, (512,), whole=(512,), job=2048),
+        Variant("batch", {"max_in_flight": 512}, (), batch=4000),
         Variant("transformers", {"engine": "transformers", "max_in_flight": 64}, (32,), rounds=1),
     )
 }
@@ -87,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["bf16"])
     parser.add_argument("--at-once", nargs="+", type=int, help="instead of each variant's own numbers")
+    parser.add_argument("--lines", type=int, help="of a batch, instead of the variant's own number")
     parser.add_argument("--processes", type=int, default=4, help="processes of the load client")
     parser.add_argument("--extra-workers", type=int, default=0, help="further workers, on devices 1, 2, …")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
@@ -119,7 +127,7 @@ def _measure(yard: Yard, report: Report, variant: Variant, *, scratch: Path, ask
     if wanted > 1:  # a job of several parts, so that every worker loads the model
         _job(yard, name, lines=1001 * wanted, seed=7, max_tokens=2)
     engines = engines_of(yard, model=name, count=wanted, timeout_s=600)
-    for number, (count, at_once) in enumerate(WARM):
+    for number, (count, at_once) in enumerate(WARM[-1:] if asked.tiny else WARM):
         for place, target in enumerate((gateway, *engines)):
             run(target, _bodies(count, seed=100 * number + place + 1), at_once=at_once)
     for streamed, numbers in ((True, asked.at_once or variant.at_once), (False, variant.whole)):
@@ -130,6 +138,23 @@ def _measure(yard: Yard, report: Report, variant: Variant, *, scratch: Path, ask
         report.add(
             Row(variant.name, f"one job of {variant.job} lines, POST to succeeded", tokens / seconds, "tokens/s")
         )
+    if variant.batch:
+        _batches(yard, report, variant, name, engines=engines, asked=asked)
+
+
+def _batches(
+    yard: Yard, report: Report, variant: Variant, model: str, *, engines: list[Target], asked: argparse.Namespace
+) -> None:
+    """Lines without repeats: platform, straight, straight, platform."""
+    at_once, lines = variant.serving["max_in_flight"], asked.lines or variant.batch
+    through(yard, _uneven(min(WARM_LINES, lines), seed=1), model=model, path=PATH)
+    sides = (
+        lambda bodies: through(yard, bodies, model=model, path=PATH),
+        lambda bodies: straight(engines, bodies, at_once=at_once, path=PATH, processes=asked.processes),
+    )
+    rounds = [[_uneven(lines, seed=2 * number + side) for side in range(2)] for number in range(1, variant.rounds + 1)]
+    what = f"{lines:,} lines, {at_once} in flight"
+    side_by_side(report, variant.name, sides, rounds, what=what, aim=0.97)
 
 
 @dataclass(frozen=True)
@@ -188,6 +213,12 @@ def _bodies(count: int, *, seed: int) -> list[dict[str, Any]]:
     return token_bodies(count, tokens_in=IN, tokens_out=OUT, vocabulary=4096, seed=seed)
 
 
+def _uneven(count: int, *, seed: int) -> list[dict[str, Any]]:
+    """`_bodies` of `OUT // 2` to `OUT` tokens; the lengths are the same for every seed."""
+    lengths = random.Random(count)
+    return [body | {"max_tokens": lengths.randint(OUT // 2, OUT)} for body in _bodies(count, seed=seed)]
+
+
 def _register(yard: Yard, name: str, scratch: Path, *, serving: dict[str, Any], tiny: bool) -> None:
     """The shape's configuration, a tokenizer of the right size, and one tensor: the engine makes up the rest."""
     folder = scratch / name
@@ -199,9 +230,11 @@ def _register(yard: Yard, name: str, scratch: Path, *, serving: dict[str, Any], 
     taken = len(words) + len([t for t in tokenizer["added_tokens"] if t["content"] not in words])
     words.update({f"<{number}>": number for number in range(taken, VOCABULARY)})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    header = json.dumps({"model.norm.weight": {"dtype": "BF16", "shape": [4096], "data_offsets": [0, 8192]}}).encode()
+    width = shape["hidden_size"]
+    norm = {"dtype": "BF16", "shape": [width], "data_offsets": [0, 2 * width]}
+    header = json.dumps({"model.norm.weight": norm}).encode()
     header += b" " * (-len(header) % 8)
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8192))
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 * width))
     with yard.database.transaction() as session:
         tenant = session.execute(text("SELECT id FROM tenants ORDER BY created_at LIMIT 1")).scalar_one()
     catalog.register_folder(yard.database, Store.of(yard.settings), tenant, name=name, folder=folder)

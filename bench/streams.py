@@ -1,4 +1,4 @@
-"""A load client of OpenAI streams: the same code on an engine's socket and on a gateway, so that only they differ."""
+"""A load client of OpenAI's routes: the same code on an engine's socket and on a gateway, so that only they differ."""
 
 import asyncio
 import multiprocessing
@@ -80,10 +80,6 @@ class Run:
         """Mean inter-token latency of a stream that `share` of them stayed under."""
         return percentile([answer.itl for answer in self.answers], share) * 1e3
 
-    def whole_ms(self, share: float = 0.5) -> float:
-        """Time of a whole answer."""
-        return percentile([answer.whole for answer in self.answers], share) * 1e3
-
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that `share` of them do not exceed."""
@@ -99,14 +95,18 @@ async def whole(target: Target, body: dict[str, Any], *, path: str = "/v1/comple
     """
     reader, writer = await target.connect()
     try:
-        begun = time.perf_counter()
-        writer.write(target.request(path, body))
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        size = next(int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
-        answer = await reader.readexactly(size)
-        ended = time.perf_counter()
+        return await _exchange(reader, writer, target.request(path, body))
     finally:
         writer.close()
+
+
+async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> Answered:
+    begun = time.perf_counter()
+    writer.write(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    size = next(int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+    answer = await reader.readexactly(size)
+    ended = time.perf_counter()
     if b" 200 " not in head.split(b"\r\n", 1)[0]:
         raise RuntimeError((head + answer).decode(errors="replace"))
     usage = orjson.loads(answer)["usage"]
@@ -150,14 +150,27 @@ def _usage(received: bytes) -> dict[str, int]:
 
 
 async def closed_loop(
-    target: Target, bodies: Sequence[dict[str, Any]], *, at_once: int, streamed: bool = True
+    target: Target,
+    bodies: Sequence[dict[str, Any]],
+    *,
+    at_once: int,
+    streamed: bool = True,
+    path: str = "/v1/completions",
 ) -> list[Answered]:
-    """Every body once, `at_once` of them in flight."""
-    rest, ask = iter(bodies), stream if streamed else whole
+    """Every body once, `at_once` of them in flight. Who asks for whole answers keeps its connection."""
+    rest = iter(bodies)
 
-    async def client() -> list[Answered]:
-        return [await ask(target, body) for body in rest]
+    async def listener() -> list[Answered]:
+        return [await stream(target, body, path=path) for body in rest]
 
+    async def asker() -> list[Answered]:
+        reader, writer = await target.connect()
+        try:
+            return [await _exchange(reader, writer, target.request(path, body)) for body in rest]
+        finally:
+            writer.close()
+
+    client = listener if streamed else asker
     found = await asyncio.gather(*(client() for _ in range(at_once)))
     return [answer for answers in found for answer in answers]
 
@@ -170,9 +183,11 @@ class _Share:
     bodies: Sequence[dict[str, Any]]
     at_once: int
     streamed: bool
+    path: str
 
     def send(self) -> list[Answered]:
-        return asyncio.run(closed_loop(self.target, self.bodies, at_once=self.at_once, streamed=self.streamed))
+        loop = closed_loop(self.target, self.bodies, at_once=self.at_once, streamed=self.streamed, path=self.path)
+        return asyncio.run(loop)
 
 
 def run(
@@ -182,6 +197,7 @@ def run(
     at_once: int,
     processes: int = 1,
     streamed: bool = True,
+    path: str = "/v1/completions",
 ) -> Run:
     """Every body once, `at_once` in flight, from so many processes: one Python reads some 20,000 events a second.
 
@@ -189,7 +205,7 @@ def run(
     """
     several = [targets] if isinstance(targets, Target) else list(targets)
     shares = [
-        _Share(several[n % len(several)], bodies[n::processes], at_once // processes, streamed)
+        _Share(several[n % len(several)], bodies[n::processes], at_once // processes, streamed, path)
         for n in range(processes)
     ]
     if processes == 1:

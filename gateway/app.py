@@ -21,10 +21,13 @@ from gateway.readiness import Readiness
 from gateway.routes import (
     api_keys,
     artifacts,
+    batches,
     cache,
     chat,
     completions,
     docs,
+    document_sets,
+    domain_packs,
     embeddings,
     files,
     gpu_classes,
@@ -34,6 +37,7 @@ from gateway.routes import (
     jobs,
     metrics,
     models,
+    uploads,
     workers,
 )
 from gateway.submitter import Submitter
@@ -45,8 +49,8 @@ from shared.settings import settings as read_settings
 FILES = 65_536  #: open files that a gateway process asks for
 
 INFERENCE = (chat, completions, embeddings)
-JOBS = (jobs, job_events, job_parts, artifacts)
-ROUTERS = (*JOBS, *INFERENCE, cache, files, models, gpu_classes, workers, api_keys, metrics, docs, health)
+JOBS = (jobs, job_events, job_parts, artifacts, batches, document_sets, domain_packs)
+ROUTERS = (*JOBS, *INFERENCE, cache, files, uploads, models, gpu_classes, workers, api_keys, metrics, docs, health)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

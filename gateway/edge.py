@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from gateway.streams import Streams
 from gateway.watch import Watch
+from services.blobs.service import keeper
 from services.responses.flights import Responses
 from shared.cache import Cache
 from shared.db.session import Database
@@ -43,10 +44,11 @@ class Edge:
     def of(cls, settings: Settings) -> "Edge":
         """Build everything; nothing connects yet."""
         url = settings.database_url.get_secret_value()
+        database = Database(url, pool=settings.database_pool, name="modelyard-gateway")
         return cls(
             settings,
-            Database(url, pool=settings.database_pool, name="modelyard-gateway"),
-            Store.of(settings),
+            database,
+            Store.of(settings, keep=keeper(database, grace_s=settings.blob_grace_s)),
             Cache(settings.cache_url.get_secret_value(), quick_s=settings.cache_timeout_s),
             Watch(url),
         )

@@ -20,15 +20,19 @@ from shared.telemetry import counter, histogram, logger
 
 BODY_BYTES = 1024**2
 JOB_BYTES = 8 * 1024**2  #: inline jobs; longer input is a file
-FILE_BYTES = 512 * 1024**2  #: an upload, its multipart frame included
+FRAME_BYTES = 64 * 1024  #: what a form may add to its file
+FILE_BYTES = 512 * 1024**2 + FRAME_BYTES
+PART_BYTES = 64 * 1024**2 + FRAME_BYTES
 CALL_BYTES = 8 * 1024**2  #: chats, completions and embeddings
 LIMITS = {
     ("POST", "/v1/jobs"): JOB_BYTES,
+    ("POST", "/v1/document_sets"): JOB_BYTES,
     ("POST", "/v1/files"): FILE_BYTES,
     ("POST", "/v1/chat/completions"): CALL_BYTES,
     ("POST", "/v1/completions"): CALL_BYTES,
     ("POST", "/v1/embeddings"): CALL_BYTES,
 }
+_PART = re.compile(r"/v1/uploads/[^/]+/parts")
 
 #: on every answer; as bytes, because that is what goes out
 SECURITY_HEADERS = [
@@ -109,7 +113,7 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        limit = LIMITS.get((scope["method"], scope["path"]), BODY_BYTES)
+        limit = _limit(scope["method"], scope["path"])
         error = TooLarge(f"The body is larger than the {limit} bytes that this route accepts.")
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
@@ -126,6 +130,12 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+def _limit(method: str, path: str) -> int:
+    if method == "POST" and _PART.fullmatch(path):
+        return PART_BYTES
+    return LIMITS.get((method, path), BODY_BYTES)
 
 
 async def _refuse(error: ModelyardError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,8 +6,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from gateway import openapi_batches as examples_of_batches
+from gateway import openapi_documents as examples_of_documents
 from gateway import openapi_examples as examples
 from gateway import openapi_models as examples_of_models
+from gateway import openapi_uploads as examples_of_uploads
 from gateway.errors import PROBLEM_JSON
 from gateway.schemas.common import Problem
 
@@ -17,13 +20,16 @@ TITLE = "Modelyard"
 ABOUT = """\
 Large-language-model work as durable jobs. Every call but `/health/*`, this document and `/docs` needs an API key in
 `Authorization: Bearer modelyard_…`. Lists are keyset pages (`after`, `limit`, `has_more`). Errors are RFC 9457
-problems. Limits: bodies 1 MiB, `POST /v1/jobs` and inference 8 MiB, uploads 512 MiB; JSON at most 32 levels deep.
+problems. Limits: bodies 1 MiB, `POST /v1/jobs` and inference 8 MiB, files 512 MiB, parts of uploads 64 MiB; JSON at
+most 32 levels deep.
 """
 TAGS = [
     {"name": "jobs", "description": "Work: submit it, watch it, stop it."},
     {"name": "artifacts", "description": "Results."},
     {"name": "inference", "description": "Chats, completions and embeddings, answered at once; OpenAI's shapes."},
     {"name": "files", "description": "Uploads; OpenAI's shapes."},
+    {"name": "batches", "description": "Files of requests, run within a window; OpenAI's shapes."},
+    {"name": "documents", "description": "Documents in, checked tables out."},
     {"name": "models", "description": "What `model` may name; OpenAI's shapes."},
     {"name": "yard", "description": "What this deployment is made of."},
     {"name": "api_keys", "description": "Who may call."},
@@ -62,6 +68,11 @@ REGISTER: dict[str, Any] = {
     "requestBody": {"content": {"application/json": {"examples": examples_of_models.REGISTER_REQUESTS}}},
     "parameters": SUBMIT["parameters"],
 }
+READ_DOCUMENTS: dict[str, Any] = {
+    "requestBody": examples_of_documents.READ_DOCUMENTS_BODY,
+    "parameters": SUBMIT["parameters"],
+}
+CREATE_BATCH = examples_of_batches.CREATE
 CHANGE_MODEL = {"requestBody": {"content": {"application/json": {"example": examples_of_models.CHANGE_REQUEST}}}}
 POINT_ALIAS = {"requestBody": {"content": {"application/json": {"example": examples_of_models.ALIAS_REQUEST}}}}
 KEY_REQUEST = {"requestBody": {"content": {"application/json": {"example": examples.API_KEY_REQUEST}}}}
@@ -85,6 +96,9 @@ UPLOAD_REQUEST = {
         },
     }
 }
+NEW_UPLOAD_REQUEST = {"requestBody": {"content": {"application/json": {"example": examples_of_uploads.NEW_UPLOAD}}}}
+PART_REQUEST = {"requestBody": {"required": True, "content": examples_of_uploads.PART_FORM}}
+COMPLETE_REQUEST = {"requestBody": {"content": {"application/json": {"example": examples_of_uploads.COMPLETE}}}}
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"description": "the bytes", "content": _BYTES},

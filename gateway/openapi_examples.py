@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gateway import openapi_models
+from gateway import openapi_batches, openapi_documents, openapi_models, openapi_uploads
 
 JOB_ID = "019b2f6e-8a51-7c3e-9d44-0f6f1f6b2a10"
 ARTIFACT_ID = "019b2f6e-9b12-7e01-8a33-51c2a7d9e4f0"
@@ -306,6 +306,9 @@ ANSWERS: dict[str, Any] = {
     "Explanation": EXPLANATION,
     "FileDeleted": {"id": FILE["id"], "object": "file", "deleted": True},
     **openapi_models.ANSWERS,
+    **openapi_batches.ANSWERS,
+    **openapi_documents.ANSWERS,
+    **openapi_uploads.ANSWERS,
     "CacheOut": CACHE,
     "CachePurged": {"object": "cache", "purged": True, "model": "yard-tiny"},
     "Live": {"status": "live"},

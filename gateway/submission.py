@@ -38,6 +38,12 @@ class Accepted:
     replayed: bool = False
     webhook_secret: str | None = None  #: made just now, for this answer alone
 
+    @property
+    def secret(self) -> str | None:
+        """The webhook secret that was made for the job: of a repeated call, as the first one was told."""
+        hook: dict[str, str | None] | None = orjson.loads(self.body)["webhook"] if self.replayed else None
+        return self.webhook_secret if hook is None else hook["secret"]
+
 
 @dataclass(frozen=True)
 class Once:
@@ -45,6 +51,7 @@ class Once:
 
     key: str | None = None
     blind_retry: bool = False
+    route: str = "POST /v1/jobs"  #: a key means another call where another route takes it
 
     @classmethod
     def of(cls, header: str | None, *, retries: str | None = None) -> "Once":
@@ -119,7 +126,7 @@ def accept(session: Session, caller: Caller, request: JobRequest, *, once: Once)
         twin = views.recent_twin(session, caller.tenant_id, request, within_s=BLIND_RETRY_S)
         if twin is not None:
             return Accepted(twin.job.id, JobOut.of(twin).json_bytes(), replayed=True)
-    key = _key(caller, once, route="POST /v1/jobs", digest=lambda: service.fingerprint(request))
+    key = _key(caller, once, route=once.route, digest=lambda: service.fingerprint(request))
     return _once(session, key, lambda: service.submit(session, caller.tenant_id, request))
 
 

@@ -1,6 +1,9 @@
-"""One file and its fields out of a multipart body, as it comes: nothing of it is held in memory at once."""
+"""One file and its fields out of a multipart body, as it comes: nothing of it is held in memory at once.
 
-from collections.abc import Iterator
+The file waits in memory up to 1 MiB, else in a nameless file on this host.
+"""
+
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -9,7 +12,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from gateway.errors import UnsupportedMediaType
-from shared.errors import BadRequest, FieldError, InvalidField, ValidationFailed
+from services.files.uploads import PART_BYTES
+from shared.errors import BadRequest, FieldError, InvalidField, TooLarge, ValidationFailed
 
 FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
 FIELD_BYTES = 4096
@@ -25,7 +29,7 @@ class InvalidForm(BadRequest):
 
 @dataclass(frozen=True)
 class Upload:
-    """What a form holds. The file waits in memory up to 1 MiB, else in a nameless file on this host."""
+    """A file to store, as `POST /v1/files` takes it."""
 
     filename: str
     purpose: str
@@ -40,20 +44,43 @@ class Upload:
             ValidationFailed: a field is missing, unknown or given twice.
             InvalidField: `expires_after` is not what OpenAI has.
         """
-        _refuse_unknown(form)
-        file, purpose = form.get("file"), form.get("purpose")
-        if not isinstance(file, UploadFile):
-            raise ValidationFailed(errors=(FieldError("file", "missing", "a file is needed"),))
+        _refuse_unknown(form, FIELDS | {"file"})
+        file, purpose = _file(form, "file"), form.get("purpose")
         if not isinstance(purpose, str):
             raise ValidationFailed(errors=(FieldError("purpose", "missing", "a purpose is needed"),))
         return cls(file.filename or "", purpose, _expiry(form), file)
 
     def chunks(self) -> Iterator[bytes]:
         """The file's bytes. In a thread."""
-        file = self._file.file
-        file.seek(0)
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+        return _chunks(self._file)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an upload, as `POST /v1/uploads/{upload_id}/parts` takes it."""
+
+    _data: UploadFile = field(repr=False)
+
+    @classmethod
+    def of(cls, form: FormData) -> Self:
+        """Check the form's one field.
+
+        Raises:
+            ValidationFailed: it is missing, given twice, or another is there.
+            InvalidField: it is empty.
+            TooLarge: it has more bytes than a part may have.
+        """
+        _refuse_unknown(form, {"data"})
+        data = _file(form, "data")
+        if not data.size:
+            raise InvalidField("A part has at least one byte.", param="data")
+        if data.size > PART_BYTES:
+            raise TooLarge(f"A part has at most {PART_BYTES} bytes.", param="data")
+        return cls(data)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The part's bytes. In a thread."""
+        return _chunks(self._data)
 
 
 async def receive(request: Request) -> FormData:
@@ -75,9 +102,22 @@ async def receive(request: Request) -> FormData:
         raise InvalidForm(error.message) from error
 
 
-def _refuse_unknown(form: FormData) -> None:
+def _file(form: FormData, name: str) -> UploadFile:
+    file = form.get(name)
+    if not isinstance(file, UploadFile):
+        raise ValidationFailed(errors=(FieldError(name, "missing", "a file is needed"),))
+    return file
+
+
+def _chunks(file: UploadFile) -> Iterator[bytes]:
+    file.file.seek(0)
+    while chunk := file.file.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _refuse_unknown(form: FormData, known: Collection[str]) -> None:
     names = [name for name, _ in form.multi_items()]
-    unknown = sorted(set(names) - FIELDS - {"file"})
+    unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValidationFailed(
             errors=tuple(FieldError(name[:64], "unknown_parameter", "is not known here") for name in unknown)

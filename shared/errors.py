@@ -5,7 +5,8 @@
     ├── Unauthorized 401
     ├── Forbidden 403             MissingScope
     ├── NotFound 404              UnknownModel
-    ├── Conflict 409              AlreadyFinished · NotFinished; NameTaken · ModelInUse in services.catalog
+    ├── Conflict 409              AlreadyFinished · NotFinished; NameTaken · ModelInUse in services.catalog;
+    │                             UploadCompleted · UploadCancelled · UploadExpired in services.files
     ├── PreconditionFailed 412
     ├── TooLarge 413
     ├── RangeNotSatisfiable 416   in shared.ranges
@@ -60,6 +61,18 @@ def inside(path: str) -> Iterator[None]:
     except ModelyardError as error:
         error.param = f"{path}.{error.param}" if error.param else path
         error.errors = tuple(replace(field, param=f"{path}.{field.param}") for field in error.errors)
+        raise
+
+
+@contextmanager
+def outside(path: str) -> Iterator[None]:
+    """Name fields of errors as they stand in a body, not at `path` in the job that it becomes."""
+    try:
+        yield
+    except ModelyardError as error:
+        start = f"{path}."
+        error.param = error.param and error.param.removeprefix(start)
+        error.errors = tuple(replace(field, param=field.param.removeprefix(start)) for field in error.errors)
         raise
 
 

@@ -15,6 +15,11 @@ def prefixed(prefix: str, value: UUID) -> str:
     return f"{prefix}{value.hex}"
 
 
+def parse(text: str) -> UUID | None:
+    """The id that a text spells, or None when it spells none."""
+    return parse_prefixed("", text)
+
+
 def parse_prefixed(prefix: str, text: str) -> UUID | None:
     """The id behind a public spelling, or None when the text is not one (callers answer 404)."""
     try:

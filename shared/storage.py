@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, cast
@@ -22,12 +22,14 @@ from minio.error import InvalidResponseError, MinioException, S3Error
 
 from shared.blobs import CHUNK_BYTES, Blob, BlobCorrupt, BlobMissing, Content, digest, key_of, spool
 from shared.errors import StoreUnavailable
+from shared.readers import Joined, Told
 from shared.settings import Settings
 
 SINGLE_PUT_BYTES = 5 * 1024**3  # the S3 limit of one PUT
-PART_BYTES = 64 * 1024**2
+PART_BYTES = 64 * 1024**2  # of what is larger; one at a time is in memory
 SPOOL_MEMORY_BYTES = 1024**2  # a streamed upload larger than this waits in a file
 CONNECT_S, READ_S = 3.0, 30.0
+DELETE_S = 5.0  # bound of a delete: its caller holds a lock meanwhile
 TRIES, BACKOFF_S = 4, 0.2  # 0, 0.4, 0.8, 1.6 s: a store that restarts is not an error
 BUSY = (500, 502, 503, 504)
 REGION = "us-east-1"  # named, so that the client does not ask before every first call
@@ -40,9 +42,13 @@ __all__ = [
     "BlobCorrupt",
     "BlobMissing",
     "Content",
+    "Keep",
     "Store",
     "key_of",
 ]
+
+#: told before content is sent, so that nobody removes it any more; True: send it even if it seems to be there
+Keep = Callable[[UUID, str], bool]
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,26 @@ class Abilities:
 
 
 class Store:
-    """A bucket. Thread-safe; connects when first used, so it may be built while the store is down."""
+    """A bucket. Thread-safe; connects when first used, so it may be built while the store is down.
 
-    def __init__(self, endpoint: str, *, access_key: str, secret_key: str, bucket: str, secure: bool = False) -> None:
+    `keep` is called before every put, with no transaction open: `services.blobs` has the one of a database.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        access_key: str,
+        secret_key: str,
+        bucket: str,
+        secure: bool = False,
+        keep: Keep | None = None,
+    ) -> None:
         retries = urllib3.Retry(TRIES, backoff_factor=BACKOFF_S, status_forcelist=BUSY, allowed_methods=None)
         timeout = urllib3.Timeout(connect=CONNECT_S, read=READ_S)
         self._http = urllib3.PoolManager(maxsize=16, retries=retries, timeout=timeout)
         self._bucket = bucket
+        self._keep = keep
         self._client = Minio(
             endpoint,
             access_key=access_key,
@@ -72,7 +91,7 @@ class Store:
         )
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, settings: Settings, *, keep: Keep | None = None) -> Self:
         """The store that the settings name."""
         return cls(
             settings.s3_endpoint,
@@ -80,6 +99,7 @@ class Store:
             secret_key=settings.s3_secret_key.get_secret_value(),
             bucket=settings.s3_bucket,
             secure=settings.s3_secure,
+            keep=keep,
         )
 
     def probe(self) -> Abilities:
@@ -106,7 +126,7 @@ class Store:
             StoreUnavailable: the store did not take it.
         """
         with path.open("rb") as opened:
-            file = opened if tell is None else cast("BinaryIO", _Told(opened, tell))
+            file = opened if tell is None else cast("BinaryIO", Told(opened, tell))
             return self._put(tenant_id, file, digest(file))
 
     def put_bytes(self, tenant_id: UUID, data: bytes) -> Blob:
@@ -127,6 +147,19 @@ class Store:
         with tempfile.SpooledTemporaryFile(SPOOL_MEMORY_BYTES) as temporary:
             file = cast("BinaryIO", temporary)
             return self._put(tenant_id, file, spool(chunks, file, limit=limit))
+
+    def join(
+        self, tenant_id: UUID, blobs: Sequence[Blob], whole: Blob, *, tell: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Store blobs, one after the other, as the one that they make: nothing is held but a chunk (see `chunks`).
+
+        Raises:
+            BlobMissing: the store has lost one of them.
+            StoreUnavailable: the store did not give or take them.
+        """
+        joined = Joined(blobs, lambda blob, start: self.open(tenant_id, blob, start=start))
+        with contextlib.closing(joined):
+            self._put(tenant_id, cast("BinaryIO", Told(cast("BinaryIO", joined), tell)), whole)
 
     def open(self, tenant_id: UUID, blob: Blob, *, start: int = 0, length: int | None = None) -> Content:
         """The bytes `start` to `start + length` of a blob: asked for now, sent as they are read.
@@ -154,10 +187,23 @@ class Store:
             BlobMissing: the store does not have it.
             StoreUnavailable: the store cannot be reached.
         """
-        data = b"".join(self.open(tenant_id, blob))
-        if hashlib.sha256(data).hexdigest() != blob.sha256:
-            raise BlobCorrupt
-        return data
+        return b"".join(self.chunks(tenant_id, [blob]))
+
+    def chunks(self, tenant_id: UUID, blobs: Iterable[Blob]) -> Iterator[bytes]:
+        """The bytes of several blobs, one after the other, each checked at its end.
+
+        Raises:
+            BlobCorrupt: a digest differs.
+            BlobMissing: the store does not have one of them.
+            StoreUnavailable: the store cannot be reached.
+        """
+        for blob in blobs:
+            sha256 = hashlib.sha256()
+            for chunk in self.open(tenant_id, blob):
+                sha256.update(chunk)
+                yield chunk
+            if sha256.hexdigest() != blob.sha256:
+                raise BlobCorrupt
 
     def fetch(self, tenant_id: UUID, blob: Blob, path: Path) -> None:
         """Write a blob to `path`, checked: the name appears only with the right content behind it.
@@ -167,18 +213,12 @@ class Store:
             BlobMissing: the store does not have it.
             StoreUnavailable: the store cannot be reached.
         """
-        sha256 = hashlib.sha256()
-        content = self.open(tenant_id, blob)
         part = path.with_name(f"{path.name}.part")
         try:
             with part.open("wb") as file:
-                for chunk in content:
-                    sha256.update(chunk)
-                    file.write(chunk)
+                file.writelines(self.chunks(tenant_id, [blob]))
                 file.flush()
                 os.fsync(file.fileno())
-            if sha256.hexdigest() != blob.sha256:
-                raise BlobCorrupt
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -193,25 +233,27 @@ class Store:
             return self._size(key_of(tenant_id, sha256))
 
     def delete(self, tenant_id: UUID, sha256: str) -> None:
-        """Forget a blob. One that is not there is forgotten already.
-
-        Raises:
-            StoreUnavailable: the store cannot be reached.
-        """
+        """Forget a blob, if it is there, in at most five seconds. Raises StoreUnavailable."""
         with _told():
-            self._client.remove_object(self._bucket, key_of(tenant_id, sha256))
+            url = self._client.get_presigned_url("DELETE", self._bucket, key_of(tenant_id, sha256))
+            reply = self._http.request("DELETE", url, timeout=urllib3.Timeout(total=DELETE_S), retries=False)
+        if reply.status not in (200, 204, 404):
+            raise StoreUnavailable(f"The object store refused a delete with status {reply.status}.")
 
     def _put(self, tenant_id: UUID, file: BinaryIO, blob: Blob) -> Blob:
         key = key_of(tenant_id, blob.sha256)
+        anew = self._keep is not None and self._keep(tenant_id, blob.sha256)
         with _told():
-            if self._size(key) == blob.bytes:
+            if not anew and self._size(key) == blob.bytes:
                 return blob
             file.seek(0)
             if blob.bytes > SINGLE_PUT_BYTES:
-                self._client.put_object(self._bucket, key, file, blob.bytes, part_size=PART_BYTES)
+                self._client.put_object(
+                    self._bucket, key, file, blob.bytes, part_size=PART_BYTES, num_parallel_uploads=1
+                )
                 return blob
-            url = self._client.get_presigned_url("PUT", self._bucket, key)
             headers = {"Content-Length": str(blob.bytes), "Content-Type": "application/octet-stream"}
+            url = self._client.get_presigned_url("PUT", self._bucket, key)
             reply = self._http.request("PUT", url, body=file, headers=headers)
             if reply.status != 200:
                 raise StoreUnavailable(f"The object store refused an upload with status {reply.status}.")
@@ -244,24 +286,6 @@ class Store:
         direct = self._http.request("GET", signed["GET"])
         again = self._http.request("PUT", signed["PUT"], body=body, headers={"If-None-Match": "*"})
         return Abilities(ranges=part != body, conditional_put=again.status == 412, presigned_get=direct.data == body)
-
-
-class _Told:
-    """A file that tells how much of it is read."""
-
-    def __init__(self, file: BinaryIO, tell: Callable[[int], None]) -> None:
-        self._file, self._tell = file, tell
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
-        self._tell(len(data))
-        return data
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 @contextlib.contextmanager

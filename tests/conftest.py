@@ -3,6 +3,7 @@
 `stores`    the session's PostgreSQL, Redis ×2 and S3; `stores.settings(**overrides)` points a process at them
 `database`  a `shared.db.session.Database` on a migrated database of this test's own
 `session`   a SQLAlchemy session on it, rolled back at the end unless the test commits
+`store`     the session's blob store, opened
 `settings`  settings of this test: the stores, with `database` as the database
 `yard`      starts whole yards: `yard(lease_ttl_s=5)` is a `modelyard up --detach` with that setting; all are stopped
 """
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from shared.db.session import Database
 from shared.settings import Settings
+from shared.storage import Store
 from tests.support.stores import RunningStores, cloned_database, migrated_template, running_stores
 from tests.support.yards import StartYard, yards
 
@@ -43,6 +45,13 @@ def database(stores: RunningStores, migrated: str) -> Iterator[Database]:
 def session(database: Database) -> Iterator[Session]:
     with Session(database.engine, expire_on_commit=False) as opened:
         yield opened
+
+
+@pytest.fixture
+def store(stores: RunningStores) -> Store:
+    opened = Store.of(stores.settings())
+    opened.probe()
+    return opened
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from services.blobs.service import keeper
 from services.jobs import lifecycle
 from services.workers import service as workers
 from services.workers.types import Slots as SlotCount
@@ -65,7 +66,8 @@ class Runner:
     def _assemble(self, folders: Folders) -> None:
         settings, pools = self._settings, list(self._queues)
         url = settings.database_url.get_secret_value()
-        transactions = Transactions(Database(url, pool=THREADS, name="modelyard-worker"))
+        database = Database(url, pool=THREADS + 1, name="modelyard-worker")  # one more for content that is stored
+        transactions = Transactions(database)
         names = slot_names(settings.gpu_class, devices=settings.worker_devices, pools=pools)
         self._slots = Slots(folders.slots, names)
         self.presence = Presence(settings, transactions, pools=pools, slots=self._count, renamed=self._rename)
@@ -78,7 +80,8 @@ class Runner:
             freed=self._freed,
         )
         devices, engines = self._yard.devices, self._yard.engines
-        self.host = Host(settings, folders, Store.of(settings), transactions, Ledger(transactions), devices, engines)
+        store = Store.of(settings, keep=keeper(database, grace_s=settings.blob_grace_s))
+        self.host = Host(settings, folders, store, transactions, Ledger(transactions), devices, engines)
         self.claims = Claims(self.host, self._queues, worker_id=self.presence.id, changed=self.presence.changed)
         self._pulse = Pulse(self.claims, transactions, period_s=settings.heartbeat_s)
         self._demands = self._demanded()

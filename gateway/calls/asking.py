@@ -14,8 +14,9 @@ from services.inference.models import ModelFacts
 from services.responses.keys import key_of
 from services.responses.types import Key
 from shared.contracts import caching, openai
+from shared.contracts.bodies import sent
 from shared.contracts.caching import CacheWish
-from shared.contracts.openai import INERT, AnyBody, ChatBody, CompletionBody, EmbeddingBody, GenerateBody
+from shared.contracts.openai import AnyBody, ChatBody, CompletionBody, EmbeddingBody, GenerateBody
 from shared.contracts.serving import Mode
 
 SMALL_BYTES: Final = 64 * 1024  #: a larger body is read in a thread: it would hold up every stream
@@ -128,11 +129,10 @@ def _read(raw: bytes, endpoint: Endpoint) -> Given:
         body = openai.parse(rest, endpoint.body)
     except openai.BadRequest as error:
         raise CallRefused(str(error), code=error.code, param=error.param) from error
-    sent = {name: value for name, value in rest.items() if value is not None and name not in INERT}
     affinity = rest.get("prompt_cache_key")
     return Given(
         body,
-        sent,
+        sent(rest),
         wish,
         affinity if isinstance(affinity, str) else None,
         PRIORITIES.get(str(rest.get("service_tier")), PRIORITY),

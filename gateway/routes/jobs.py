@@ -51,7 +51,7 @@ async def submit_job(request: Request, job: JobRequest) -> Response:
     accepted = await request.app.state.submitter.submit(accept)
     if not wish.wait or accepted.replayed:
         return _accepted(accepted)
-    view = await _ended(edge, caller.tenant_id, accepted.job_id, seconds=wish.wait)
+    view = await ended(edge, caller.tenant_id, accepted.job_id, seconds=wish.wait)
     return _shown(view, status=ACCEPTED, secret=accepted.webhook_secret)
 
 
@@ -96,7 +96,7 @@ async def get_job(
 ) -> Response:
     """One job. With `wait`, the answer comes when it ends or time is up."""
     edge, caller = edge_of(request), caller_of(request)
-    view = await _ended(edge, caller.tenant_id, job_id, seconds=wait_of(wait, prefer))
+    view = await ended(edge, caller.tenant_id, job_id, seconds=wait_of(wait, prefer))
     tag = etag(view.version)
     if fresh(if_none_match, tag):
         return Response(status_code=304, headers={"etag": tag})
@@ -133,7 +133,7 @@ def retry_job(job_id: JobId, session: SessionDep, caller: CallerDep, key: Idempo
     return _accepted(submission.retry(session, caller, job_id, once=Once.of(key)))
 
 
-async def _ended(edge: Edge, tenant_id: UUID, job_id: UUID, *, seconds: float) -> View:
+async def ended(edge: Edge, tenant_id: UUID, job_id: UUID, *, seconds: float) -> View:
     """The job once it has ended, or as it is when `seconds` are over."""
     look = partial(views.one, tenant_id=tenant_id, job_id=job_id)
     until = monotonic() + seconds

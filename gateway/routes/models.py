@@ -1,8 +1,6 @@
 """`/v1/models` and `/v1/model_aliases`: what `model` may name, where it came from, how it is served."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -35,7 +33,7 @@ from services.inference.models import facts
 from shared.contracts.imports import ImportSpec
 from shared.contracts.jobs import JobRequest, Text
 from shared.db.models import Model
-from shared.errors import ModelyardError
+from shared.errors import outside
 
 router = APIRouter(prefix="/v1", tags=["models"], route_class=Route)
 
@@ -64,7 +62,7 @@ async def register_model(request: Request, wish: ImportSpec) -> Response:
     Files that this host can see are looked at first: what would never be registered is 422 at once.
     """
     edge, caller = edge_of(request), caller_of(request)
-    with _outside("spec"):
+    with outside("spec"):
         await edge.run(
             lambda: examine(
                 wish, database=edge.database, store=edge.store, settings=edge.settings, tenant_id=caller.tenant_id
@@ -138,15 +136,3 @@ def _list(session: Session, caller: Caller, rows: Sequence[Model], *, versions: 
 def _detail(session: Session, caller: Caller, row: Model, *, name: str) -> ModelDetail:
     (known,) = service.shown(session, [row])
     return ModelDetail.of(known, owned_by=caller.tenant, id=name if name == row.name else versioned(row))
-
-
-@contextmanager
-def _outside(path: str) -> Iterator[None]:
-    """Name fields of errors as they stand in this body, not in the job that it becomes."""
-    try:
-        yield
-    except ModelyardError as error:
-        start = f"{path}."
-        error.param = error.param and error.param.removeprefix(start)
-        error.errors = tuple(replace(field, param=field.param.removeprefix(start)) for field in error.errors)
-        raise

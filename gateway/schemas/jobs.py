@@ -25,6 +25,21 @@ class ProgressOut(Out):
     rate: float | None = Field(description="units a second since the attempt began; null before the first")
     eta_s: float | None = Field(description="seconds to the end at that rate")
 
+    @classmethod
+    def of(cls, view: View) -> Self:
+        """Rate and time left as of the last change, so that the same version of a job reads the same."""
+        job, family = view.job, view.family
+        done, seen = (family.done, family.updated_at) if family else (job.progress_done, job.updated_at)
+        rate = _rate(done, job.started_at, job.finished_at or seen)
+        left = (job.progress_total or 0) - done
+        return cls(
+            done=done,
+            total=job.progress_total,
+            unit=job.progress_unit,
+            rate=rate,
+            eta_s=round(left / rate, 1) if rate and left > 0 and job.state == State.RUNNING else None,
+        )
+
 
 class UsageOut(Out):
     """What every attempt consumed so far, together."""
@@ -143,7 +158,7 @@ class JobOut(Out):
             priority=job.priority,
             gpu_class=job.gpu_class,
             queue=job.queue,
-            progress=_progress(job, view.family),
+            progress=ProgressOut.of(view),
             attempt=job.attempt,
             failure_count=job.failure_count,
             lost_count=job.lost_count,
@@ -198,20 +213,6 @@ class DraftOut(Out):
             total=draft.prepared.total,
             unit=draft.prepared.unit,
         )
-
-
-def _progress(job: Job, family: Family | None) -> ProgressOut:
-    """Rate and time left as of the last change, so that the same version of a job reads the same."""
-    done, seen = (family.done, family.updated_at) if family else (job.progress_done, job.updated_at)
-    rate = _rate(done, job.started_at, job.finished_at or seen)
-    left = (job.progress_total or 0) - done
-    return ProgressOut(
-        done=done,
-        total=job.progress_total,
-        unit=job.progress_unit,
-        rate=rate,
-        eta_s=round(left / rate, 1) if rate and left > 0 and job.state == State.RUNNING else None,
-    )
 
 
 def _rate(done: int, began: datetime | None, seen: datetime) -> float | None:

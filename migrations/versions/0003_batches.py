@@ -11,6 +11,11 @@ depends_on = None
 
 NOW = sa.text("clock_timestamp()")
 PENDING = sa.text("status = 'pending'")
+PAGES = "CASE WHEN jsonb_typeof(output -> 'pages') = 'number' THEN (output ->> 'pages')::integer END"
+FLAGGED = (
+    'jsonb_path_exists(output, \'$."flags"[*]\'::jsonpath) OR jsonb_path_exists(output, \'$."values"[*]?'
+    '(exists (@."flags"[*]) || @."check" starts with "violates:")\'::jsonpath)'
+)
 
 
 def upgrade() -> None:
@@ -46,6 +51,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["error_file_id"], ["files.id"], name=op.f("fk_batch_jobs_error_file_id")),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_batch_jobs")),
     )
+    op.create_index("ix_batch_jobs_input", "batch_jobs", ["input_file_id"])
     op.create_table(
         "document_set_files",
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -70,6 +76,8 @@ def _lines() -> None:
     op.alter_column("job_items", "turn", nullable=False)
     op.drop_index("ix_job_items_pending", table_name="job_items")
     op.create_index("ix_job_items_pending", "job_items", ["job_id", "turn"], postgresql_where=PENDING)
+    op.add_column("job_items", sa.Column("pages", sa.Integer(), sa.Computed(PAGES, persisted=True), nullable=True))
+    op.add_column("job_items", sa.Column("flagged", sa.Boolean(), sa.Computed(FLAGGED, persisted=True), nullable=True))
 
 
 def _files() -> None:
@@ -87,6 +95,7 @@ def _files() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("file_expires_s", sa.Integer(), nullable=True),
         sa.Column("file_id", sa.Uuid(), nullable=True),
+        sa.Column("completing_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
         sa.CheckConstraint("status IN ('pending','completed','cancelled','expired')", name=op.f("ck_uploads_status")),
         sa.CheckConstraint("(status = 'completed') = (file_id IS NOT NULL)", name=op.f("ck_uploads_file")),
@@ -102,6 +111,7 @@ def _files() -> None:
         sa.Column("tenant_id", sa.Uuid(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
         sa.ForeignKeyConstraint(["upload_id"], ["uploads.id"], name=op.f("fk_upload_parts_upload_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_upload_parts")),
@@ -116,15 +126,32 @@ def _files() -> None:
         sa.PrimaryKeyConstraint("tenant_id", "sha256", name=op.f("pk_garbage")),
     )
     op.create_index("ix_garbage_since", "garbage", ["since"])
+    _names()
+
+
+def _names() -> None:
+    """Who names a content: asked before it is removed."""
+    given = sa.text("input_file_id IS NOT NULL")
+    op.create_index("ix_inference_jobs_input", "inference_jobs", ["input_file_id"], postgresql_where=given)
+    op.create_index("ix_artifacts_content", "artifacts", ["tenant_id", "sha256"])
+    for table in ("artifacts", "checkpoints"):
+        ops = {"manifest": "jsonb_path_ops"}
+        op.create_index(f"ix_{table}_manifest", table, ["manifest"], postgresql_using="gin", postgresql_ops=ops)
 
 
 def downgrade() -> None:
     for table in ("document_set_files", "batch_jobs", "garbage", "upload_parts", "uploads"):
         op.drop_table(table)
+    for table in ("artifacts", "checkpoints"):
+        op.drop_index(f"ix_{table}_manifest", table_name=table)
+    op.drop_index("ix_artifacts_content", table_name="artifacts")
+    op.drop_index("ix_inference_jobs_input", table_name="inference_jobs")
     op.drop_index("ix_files_expiry", table_name="files")
     op.drop_index("ix_files_content", table_name="files")
     op.drop_index("ix_job_items_pending", table_name="job_items")
     op.create_index("ix_job_items_pending", "job_items", ["job_id", "line_no"], postgresql_where=PENDING)
+    op.drop_column("job_items", "flagged")
+    op.drop_column("job_items", "pages")
     op.drop_column("job_items", "turn")
     op.drop_constraint(op.f("ck_jobs_progress"), "jobs")
     op.drop_column("jobs", "progress_failed")

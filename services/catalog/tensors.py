@@ -11,7 +11,6 @@ import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from shared.errors import Unprocessable
@@ -53,12 +52,6 @@ class Tensor:
     def elements(self) -> int:
         """How many numbers it holds."""
         return math.prod(self.shape)
-
-
-def read_header(path: Path) -> tuple[Tensor, ...]:
-    """`parse_header` of a file on this host."""
-    with path.open("rb") as file:
-        return parse_header(file, name=path.name, size=path.stat().st_size)
 
 
 def parse_header(file: Readable, *, name: str, size: int) -> tuple[Tensor, ...]:

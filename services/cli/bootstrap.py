@@ -7,6 +7,7 @@ from uuid import UUID
 import typer
 
 from services.accounts import service as accounts
+from services.blobs.service import keeper
 from services.catalog import service as catalog
 from services.cli.output import note
 from shared.db.migrate import upgrade
@@ -44,7 +45,7 @@ def _first_key(database: Database, folder: Path) -> UUID:
 
 def _packaged_models(database: Database, configured: Settings, tenant_id: UUID) -> None:
     """Register every folder of infra/models that holds a model, under the folder's name."""
-    store = Store.of(configured)
+    store = Store.of(configured, keep=keeper(database, grace_s=configured.blob_grace_s))
     store.probe()
     with resources.as_file(resources.files("infra.models")) as folder:
         for config in sorted(folder.glob("*/config.json")):

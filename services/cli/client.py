@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import httpx
 
+from services.cli.fixes import FIXES
 from services.cli.output import ExitCode
 from services.cli.sse import ServerSentEvent, parse
 from shared.embedded import state
@@ -32,20 +33,7 @@ READ_S = 60.0  # a long poll is answered within 30 s, a stream says `: ping` eve
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds before each retry: a gateway that restarts is back within them
 ABSENT_PAUSES = 2  # how many of them a refused connection gets: a yard keeps its port open through restarts
 LONGEST_PAUSE_S = 10.0
-
-#: error code → what to do about it, where the message alone does not say
-FIXES = {
-    "invalid_api_key": "Give a key: --api-key, MODELYARD_API_KEY, or --data with the folder of the yard.",
-    "missing_scope": "`modelyard keys create` makes a key with other scopes.",
-    "model_not_found": "`modelyard models list` shows the models there are.",
-    "model_in_use": "Cancel its jobs, move its aliases with `modelyard models alias`, delete its adapters first.",
-    "source_not_allowed": "Upload it with `modelyard models register`, or have the setting changed.",
-    "body_too_large": "Upload the lines with POST /v1/files, and submit with --input-file.",
-    "idempotency_mismatch": "Leave --idempotency-key out, or give another one.",
-    "unknown_host": "Call it by a name in MODELYARD_ALLOWED_HOSTS.",
-    "already_finished": "`modelyard jobs retry` runs it again as a new job.",
-    "not_finished": "Wait with `modelyard jobs wait`, or stop it with `modelyard jobs cancel`.",
-}
+PAGE = 100  # rows of a page that a list asks for
 
 
 class CallError(Exception):
@@ -160,6 +148,16 @@ class Client:
         """The JSON behind a path; parameters that are None are left out. Raises Unreachable, Refused."""
         return self._send("GET", path, params=_given(params)).json()
 
+    def rows(self, path: str, *, limit: int | None, after: str | None = None, **params: Any) -> tuple[list[Any], bool]:
+        """Up to `limit` rows of a list (None: all), page by page, and whether there are more behind them."""
+        found, more = list[Any](), True
+        while more and (limit is None or len(found) < limit):
+            wanted = PAGE if limit is None else min(PAGE, limit - len(found))
+            page = self.get(path, after=after, limit=wanted, **params)
+            found += page["data"]
+            more, after = page["has_more"], page["last_id"]
+        return found, more
+
     def post(self, path: str, body: Any = None, *, key: str | None = None, **params: Any) -> Any:
         """Send JSON, under one Idempotency-Key through every retry. Raises Unreachable, Refused."""
         headers = {"idempotency-key": key or str(uuid4())}
@@ -173,10 +171,18 @@ class Client:
         """Change what a path holds. Raises Unreachable, Refused."""
         return self._send("PATCH", path, json=body).json()
 
-    def upload(self, file: BinaryIO, *, name: str, purpose: str) -> Any:
+    def upload(self, file: BinaryIO, *, name: str, purpose: str, expires_s: int | None = None) -> Any:
         """Send a file, read from its beginning at every try. Raises Unreachable, Refused."""
-        form = {"file": (name, file, "application/octet-stream")}
-        return self._send("POST", "/v1/files", files=form, data={"purpose": purpose}).json()
+        fields = {"purpose": purpose}
+        if expires_s is not None:
+            fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(expires_s)}
+        return self._send(
+            "POST", "/v1/files", files={"file": (name, file, "application/octet-stream")}, data=fields
+        ).json()
+
+    def upload_part(self, upload_id: str, data: BinaryIO) -> Any:
+        """Send a part of an upload. Raises Unreachable, Refused."""
+        return self._send("POST", f"/v1/uploads/{upload_id}/parts", files={"data": ("part", data)}).json()
 
     def delete(self, path: str) -> Any:
         """End a thing, and its last state. Raises Unreachable, Refused."""
@@ -269,9 +275,8 @@ def _lines(status: int, problem: Mapping[str, Any]) -> Iterator[str]:
 def _is_worth_repeating(answer: httpx.Response) -> bool:
     """Full, away for a moment, or the same request is still being answered (the gateway says when to return)."""
     busy = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
-    return answer.status_code in busy or (
-        answer.status_code == HTTPStatus.CONFLICT and "retry-after-ms" in answer.headers
-    )
+    asked = answer.status_code == HTTPStatus.CONFLICT and "retry-after-ms" in answer.headers
+    return answer.status_code in busy or asked
 
 
 def _asked_pause(answer: httpx.Response, *, otherwise: float) -> float:

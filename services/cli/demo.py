@@ -1,4 +1,4 @@
-"""`modelyard demo`: a whole yard, a real job, its verified webhook, and everything gone again."""
+"""`modelyard demo`: a whole yard, a job, its verified webhook, a batch, documents, and everything gone again."""
 
 import json
 import shutil
@@ -6,7 +6,6 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -15,19 +14,20 @@ import typer
 
 from services.cli import download, waiting
 from services.cli.client import CallError, Client, address
+from services.cli.demo_batch import run_batch
+from services.cli.demo_documents import run_documents
+from services.cli.demo_steps import MODEL, Demo, DemoFailed
 from services.cli.demo_text import Question, questions
 from services.cli.job_view import clip, show_job, show_results
 from services.cli.output import ExitCode, note, say
 from services.cli.receiver import Received, Receiver, signature_of
 from services.webhooks.signing import new_secret
-from shared.clock import monotonic
 from shared.embedded import control, state
 from shared.embedded.errors import AlreadyRunning, YardError
 from shared.embedded.layout import Layout, layout, tail
 from shared.embedded.yard import Options
 from shared.settings import inherited
 
-MODEL = "yard-tiny"
 LINES = 48
 MAX_TOKENS = 48
 SHOWN = 6
@@ -39,27 +39,6 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 app = typer.Typer(add_completion=False)
 
 
-class DemoFailed(Exception):
-    """A step did not do what it should."""
-
-
-@dataclass
-class Demo:
-    """What the demo has found out so far; becomes demo-report.json."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str, title: str) -> Iterator[None]:
-        """Announce a step, and time it."""
-        say(f"\n{len(self.seconds) + 1} · {title}")
-        begun = monotonic()
-        yield
-        self.seconds[name] = round(monotonic() - begun, 2)
-        say(f"    {self.seconds[name]:.1f} s")
-
-
 @app.command()
 def demo(
     data: Annotated[
@@ -68,7 +47,7 @@ def demo(
     ] = None,
     report: Annotated[Path, typer.Option(dir_okay=False, help="Where the report goes.")] = Path("demo-report.json"),
 ) -> None:
-    """Bring a yard up, run a real inference job over our own documentation, show its webhook, take all down."""
+    """Bring a yard up; run a job, a batch and a document set; show the job's webhook; take all down."""
     for number in ENDS:
         signal.signal(number, _interrupt)
     folder = data or Path(tempfile.mkdtemp(prefix="modelyard-demo-"))
@@ -135,6 +114,10 @@ def _tell(place: Layout, told: Demo) -> None:
             _check_artifact(client, job, asked, told)
         with told.step("webhook", "Look at the webhook that arrived"):
             _check_webhook(receiver, secret, job, told)
+        with told.step("batch", "Run a batch of the same paragraphs, as OpenAI's clients do"):
+            run_batch(client, asked, told)
+        with told.step("documents", "Write annual reports as PDF, DOCX and XLSX, and read them into a table"):
+            run_documents(client, told)
 
 
 def _submit(client: Client, asked: list[Question], *, webhook: dict[str, str]) -> dict[str, Any]:
@@ -203,6 +186,8 @@ def _say_next(report: Path, told: Demo) -> None:
         ("modelyard up", "a yard of your own in ./.yard (make up, without an activated .venv)"),
         ("open URL/docs", "its API; the URL is printed, the key lies in .yard/admin.key"),
         ("modelyard jobs submit -m yard-tiny --chat -p 'What does os.walk do?' --wait", ""),
+        ("modelyard batches create FILE.jsonl --out OUT.jsonl", "a file of requests"),
+        ("modelyard documents run FOLDER -m MODEL --schema S.json --out results.csv", "a folder of documents"),
         ("modelyard jobs list, get, logs, events, explain, cancel, retry", "--help says more"),
         ("infra/docs/jobs.md", "the life of a job"),
     )

@@ -71,7 +71,8 @@ def _append(client: Client, artifact: dict[str, Any], part: Path, progress: Prog
     there = part.stat().st_size if part.exists() else 0
     if there == artifact["bytes"] and there:
         return
-    with client.download(f"/v1/artifacts/{artifact['id']}/content", start=there) as answer:
+    path = artifact.get("content") or f"/v1/artifacts/{artifact['id']}/content"
+    with client.download(path, start=there) as answer:
         if answer.status_code == HTTPStatus.PARTIAL_CONTENT:
             mode = "ab"
         else:  # the whole, or nothing from there on: what there is counts for nothing

@@ -1,7 +1,6 @@
 """A model's folder on its way to a gateway: looked through here first, uploaded file by file."""
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -12,10 +11,9 @@ from services.catalog.safety import checked
 from services.catalog.tensors import UnsafeModel
 from services.catalog.tree import Folder
 from services.cli.client import CallError, Client
-from services.cli.output import ExitCode, note
+from services.cli.files_upload import Told, bar
+from services.cli.output import ExitCode
 from services.files.service import FILE_BYTES, Purpose
-
-Tell = Callable[[int], None]
 
 
 class Unsafe(CallError):
@@ -69,10 +67,10 @@ def uploaded(client: Client, folder: Path, *, keep: bool) -> Iterator[dict[str, 
 
 
 def _upload(client: Client, folder: Path, sizes: Mapping[str, int], sent: dict[str, str]) -> None:
-    with _bar(sum(sizes.values())) as tell:
+    with bar(sum(sizes.values()), files=len(sizes)) as tell:
         for path in sizes:
             with (folder / path).open("rb") as file:
-                told = cast("BinaryIO", _Told(file, tell))
+                told = cast("BinaryIO", Told(file, tell))
                 sent[path] = client.upload(told, name=Path(path).name, purpose=Purpose.MODEL)["id"]
 
 
@@ -80,40 +78,3 @@ def _forget(client: Client, sent: Mapping[str, str]) -> None:
     for file_id in sent.values():
         with suppress(CallError):
             client.delete(f"/v1/files/{file_id}")
-
-
-class _Told:
-    """A file that tells how much of it is read."""
-
-    def __init__(self, file: BinaryIO, tell: Tell) -> None:
-        self._file, self._tell = file, tell
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
-        self._tell(len(data))
-        return data
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Tell]:
-    """A bar on a terminal, a line elsewhere."""
-    if not sys.stderr.isatty():
-        note(f"uploading {total} bytes")
-        yield lambda _count: None
-        return
-    from rich import progress as bars  # noqa: PLC0415 - 100 ms that a script need not pay
-    from rich.console import Console  # noqa: PLC0415
-
-    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.DownloadColumn())
-    with bars.Progress(*columns, bars.TransferSpeedColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("upload", total=total)
-        yield lambda count: progress.update(task, advance=count)

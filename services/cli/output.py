@@ -2,7 +2,7 @@
 
 Exit codes: 0 done · 1 failed (a job that failed, a yard that is not ready) · 2 wrong usage · 3 not found ·
 4 refused (key, scope, conflict, invalid request) · 5 nobody answers · 6 waited too long ·
-7 the job was cancelled · 8 the job has expired · 130 interrupted.
+7 the job was cancelled · 8 the job has expired · 9 done, but some lines or documents failed · 130 interrupted.
 """
 
 import json
@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     TIMEOUT = 6  #: waited too long
     CANCELLED = 7  #: the job that was waited for was cancelled
     EXPIRED = 8  #: the job that was waited for has expired
+    INCOMPLETE = 9  #: done, but some lines or documents failed (0 with --allow-failures)
     INTERRUPTED = 130  #: Ctrl-C
 
 

@@ -1,6 +1,6 @@
 """The `document_set` kind's row."""
 
-from services.documents.service import prepare
+from services.documents.service import prepare, restore
 from services.jobs.kinds import Kind
 from shared.contracts.documents import DocumentSetSpec
 from shared.contracts.jobs import Pool
@@ -11,4 +11,5 @@ KIND = Kind(
     pool=lambda _spec: Pool.SERVE,
     prepare=prepare,
     operation="workers.operations.document_set",
+    restore=restore,
 )

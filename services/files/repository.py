@@ -1,4 +1,4 @@
-"""Uploads in SQL."""
+"""Files in SQL."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -11,7 +11,7 @@ from shared.db.models import File
 _EXPIRE = text("""
 UPDATE files SET deleted_at = clock_timestamp()
 WHERE id IN (SELECT id FROM files WHERE deleted_at IS NULL AND expires_at < clock_timestamp() LIMIT :limit)
-RETURNING id
+RETURNING tenant_id, sha256
 """)
 
 
@@ -48,22 +48,19 @@ def page(
     return session.scalars(query).all()
 
 
-def delete(session: Session, tenant_id: UUID, id: UUID) -> bool:
-    """Hide a file for ever; False when there is none."""
-    return (
-        session.scalar(
-            update(File)
-            .where(File.tenant_id == tenant_id, File.id == id, File.deleted_at.is_(None))
-            .values(deleted_at=func.clock_timestamp())
-            .returning(File.id)
-        )
-        is not None
+def delete(session: Session, tenant_id: UUID, id: UUID) -> str | None:
+    """Hide a file for ever; the digest of what it named, None when there is none."""
+    return session.scalar(
+        update(File)
+        .where(File.tenant_id == tenant_id, File.id == id, File.deleted_at.is_(None))
+        .values(deleted_at=func.clock_timestamp())
+        .returning(File.sha256)
     )
 
 
-def expire(session: Session, *, limit: int) -> int:
-    """Hide files whose time is over; how many."""
-    return len(session.scalars(_EXPIRE, {"limit": limit}).all())
+def expire(session: Session, *, limit: int) -> list[tuple[UUID, str]]:
+    """Hide files whose time is over; their tenants and digests."""
+    return [(tenant_id, sha256) for tenant_id, sha256 in session.execute(_EXPIRE, {"limit": limit})]
 
 
 def _living(tenant_id: UUID) -> Select[File]:

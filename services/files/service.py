@@ -1,15 +1,18 @@
-"""Uploads: a name, a purpose and an expiry in front of a blob of the tenant."""
+"""Files: a name, a purpose and an expiry in front of a blob of the tenant."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from services.blobs import service as blobs
 from services.files import repository
 from shared.db.models import File
-from shared.errors import InvalidField, NotFound
+from shared.errors import InvalidField, NotFound, inside
 from shared.ids import new_id, parse_prefixed, prefixed
 from shared.ranges import Slice
 from shared.storage import Blob, Content, Store
@@ -23,7 +26,7 @@ BATCH_EXPIRY_S = EXPIRY_S[1]
 
 
 class Purpose(StrEnum):
-    """What a file is for. The last three are ours, the others OpenAI's."""
+    """What a file is for. `document`, `calibration` and `model` are ours, the others OpenAI's."""
 
     ASSISTANTS = "assistants"  #: accepted, as any file
     BATCH = "batch"  #: lines of a batch; expires after thirty days unless told otherwise
@@ -34,6 +37,30 @@ class Purpose(StrEnum):
     DOCUMENT = "document"  #: a document to read
     CALIBRATION = "calibration"  #: samples to calibrate on
     MODEL = "model"  #: weights, configuration or tokenizer of a model that will be registered
+    BATCH_OUTPUT = "batch_output"  #: what a batch wrote; never uploaded
+
+
+#: purposes that a caller may give
+UPLOADED = tuple(purpose for purpose in Purpose if purpose is not Purpose.BATCH_OUTPUT)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a caller may choose of a file, checked."""
+
+    filename: str
+    purpose: Purpose
+    expires_in_s: int | None
+
+    @classmethod
+    def of(cls, filename: str, purpose: str, expires_in_s: int | None, *, named: str = "file") -> Self:
+        """Check it; `named` is the field that has the name.
+
+        Raises:
+            InvalidField: the name, the purpose or the expiry is not allowed.
+        """
+        name, wanted = _name(filename, named), _purpose(purpose)
+        return cls(name, wanted, _expiry(expires_in_s, wanted))
 
 
 def create(
@@ -53,12 +80,31 @@ def create(
         TooLarge: more bytes than the purpose allows.
         StoreUnavailable: the store did not take it.
     """
-    name, wanted = _name(filename), _purpose(purpose)
-    expires_in_s = _expiry(expires_in_s, wanted)
+    wish = Wish.of(filename, purpose, expires_in_s)
     assert not session.in_transaction()
-    blob = store.put_stream(tenant_id, chunks, limit=limit(wanted))
-    row = File(id=new_id(), tenant_id=tenant_id, filename=name, purpose=wanted, bytes=blob.bytes, sha256=blob.sha256)
-    return repository.add(session, row, expires_in_s=expires_in_s)
+    with inside("file"):
+        blob = store.put_stream(tenant_id, chunks, limit=limit(wish.purpose))
+    return add(session, tenant_id, wish, blob=blob)
+
+
+def add_output(
+    session: Session, tenant_id: UUID, *, filename: str, blob: Blob, expires_in_s: int | None = None
+) -> File:
+    """Name a blob that a batch wrote; `expires_in_s` as the batch asked for it, None: it stays."""
+    return add(session, tenant_id, Wish(filename, Purpose.BATCH_OUTPUT, expires_in_s), blob=blob)
+
+
+def add(session: Session, tenant_id: UUID, wish: Wish, *, blob: Blob) -> File:
+    """Name a blob that is stored."""
+    row = File(
+        id=new_id(),
+        tenant_id=tenant_id,
+        filename=wish.filename,
+        purpose=wish.purpose,
+        bytes=blob.bytes,
+        sha256=blob.sha256,
+    )
+    return repository.add(session, row, expires_in_s=wish.expires_in_s)
 
 
 def limit(purpose: Purpose) -> int:
@@ -103,14 +149,16 @@ def page(
 
 
 def delete(session: Session, tenant_id: UUID, file_id: str) -> None:
-    """Forget a file. Jobs that have read it keep what they read.
+    """Forget a file. Jobs that wait for it still read it, and those that have read it keep what they read.
 
     Raises:
         NotFound: there is none of that id.
     """
     parsed = parse_prefixed(PREFIX, file_id)
-    if parsed is None or not repository.delete(session, tenant_id, parsed):
+    sha256 = None if parsed is None else repository.delete(session, tenant_id, parsed)
+    if sha256 is None:
         raise NotFound("There is no such file.", param="file_id")
+    blobs.forget(session, tenant_id, [sha256])
 
 
 def content(store: Store, file: File, *, wanted: Slice) -> Content:
@@ -125,25 +173,26 @@ def content(store: Store, file: File, *, wanted: Slice) -> Content:
 
 def expire(session: Session, *, limit: int = 1000) -> int:
     """Hide files whose time is over; how many."""
-    return repository.expire(session, limit=limit)
+    expired = repository.expire(session, limit=limit)
+    blobs.forget_all(session, expired)
+    return len(expired)
 
 
-def _name(filename: str) -> str:
+def _name(filename: str, param: str) -> str:
     name = unicodedata.normalize("NFC", filename)
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise InvalidField("The file name is not valid Unicode.", param="file") from error
+        raise InvalidField("The file name is not valid Unicode.", param=param) from error
     if not 0 < size <= NAME_BYTES or any(unicodedata.category(letter) == "Cc" for letter in name):
-        raise InvalidField(f"A file name has 1–{NAME_BYTES} bytes and no control characters.", param="file")
+        raise InvalidField(f"A file name has 1–{NAME_BYTES} bytes and no control characters.", param=param)
     return name
 
 
 def _purpose(purpose: str) -> Purpose:
-    try:
-        return Purpose(purpose)
-    except ValueError as error:
-        raise InvalidField(f"purpose is one of {', '.join(Purpose)}.", param="purpose") from error
+    if purpose not in UPLOADED:
+        raise InvalidField(f"purpose is one of {', '.join(UPLOADED)}.", param="purpose")
+    return Purpose(purpose)
 
 
 def _expiry(seconds: int | None, purpose: Purpose) -> int | None:

@@ -41,7 +41,8 @@ class Prepared:
     unit: str = "lines"
     lines: tuple[dict[str, Any], ...] = ()  #: inputs of `job_items`
     job_lines: int = 1000  #: a job of more lines than this becomes a parent,
-    child_lines: int = 1000  #: with children of so many
+    child_lines: int = 1000  #: with children of so many,
+    child_spec: dict[str, Any] | None = None  #: and with this spec; None: the parent's
     deadline_s: float | None = None  #: seconds from now; an earlier deadline of the request's own stays
     expand: bool = False  #: the courier reads the lines from a file and makes the child jobs
     extend: Callable[[Session, UUID], None] | None = None  #: writes the kind's own columns for a job id

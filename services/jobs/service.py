@@ -50,6 +50,7 @@ class Part:
     custom_ids: tuple[str | None, ...] | None = None
     plan: Plan | None = None
     planned_gpu_s: float | None = None
+    spec: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,7 @@ def _follow(session: Session, job: Job, new: NewJob, prepared: Prepared) -> None
             first_line=0,
             extend=prepared.extend_child or prepared.extend,
             size=prepared.child_lines,
+            spec=prepared.child_spec,
         )
         if not new.blocked:
             lifecycle.start_parent(session, job.id, owner=job.id)
@@ -260,10 +262,18 @@ def add_children(
     first_line: int,
     extend: Any = None,
     size: int = CHILD_LINES,
+    spec: dict[str, Any] | None = None,
 ) -> None:
     """Insert ordinary child jobs of `size` lines each, numbered on from `first_line` in the parent's input."""
-    for start in range(0, len(lines), size):
-        add_child(session, parent, Part(lines[start : start + size], first_line=first_line + start), extend=extend)
+    parts = [
+        Part(lines[start : start + size], first_line=first_line + start, spec=spec)
+        for start in range(0, len(lines), size)
+    ]
+    at_once = max(1, CHILD_LINES // size)  # so many lines to a statement, however small the children are
+    for start in range(0, len(parts), at_once):
+        for child in insert_all(session, [child_of(parent, part) for part in parts[start : start + at_once]]):
+            if extend:
+                extend(session, child.id)
 
 
 def add_child(
@@ -284,7 +294,7 @@ def child_of(parent: Job, part: Part) -> NewJob:
         id=new_id(),
         tenant_id=parent.tenant_id,
         kind=parent.kind,
-        spec=parent.spec,
+        spec=parent.spec if part.spec is None else part.spec,
         gpu_class=plan.gpu_class if plan else parent.gpu_class,
         queue=plan.queue if plan else parent.queue,
         tier=parent.tier,
@@ -356,8 +366,8 @@ def resume(session: Session, tenant_id: UUID, job_id: UUID) -> Job:
     return get(session, tenant_id, job_id)
 
 
-def retry(session: Session, tenant_id: UUID, job_id: UUID) -> Submitted:
-    """Run a finished job again, as a new job with the same spec and lines (`retry_of`, same `root_id`).
+def retry(session: Session, tenant_id: UUID, job_id: UUID, *, spec: dict[str, Any] | None = None) -> Submitted:
+    """Run a finished job again, as a new job with the same spec and lines (`retry_of`, same `root_id`), or with `spec`.
 
     Raises:
         NotFinished: it is still queued or running.
@@ -367,7 +377,7 @@ def retry(session: Session, tenant_id: UUID, job_id: UUID) -> Submitted:
         raise NotFinished
     request = JobRequest(
         kind=old.kind,
-        spec=old.spec,
+        spec=old.spec if spec is None else spec,
         gpu_class=old.gpu_class,
         tier=Tier.of_rank(old.tier),
         priority=old.priority,
@@ -389,7 +399,10 @@ def retry(session: Session, tenant_id: UUID, job_id: UUID) -> Submitted:
 
 def _redraft(session: Session, old: Job, request: JobRequest) -> Draft:
     row = kind(old.kind)
-    inputs = tuple(line.input for line in repository.lines(session, old.tenant_id, old.id, limit=100_000))
-    spec = row.restore(old.spec, inputs) if row.restore else row.spec.model_validate(old.spec)
+    if row.restore is None:
+        spec = row.spec.model_validate(request.spec)
+    else:
+        inputs = tuple(line.input for line in repository.lines(session, old.tenant_id, old.id, limit=100_000))
+        spec = row.restore(request.spec, inputs)
     prepared = row.prepare(session, old.tenant_id, spec)
     return Draft(request, row, prepared, _plan(session, row, spec, prepared, gpu_class=request.gpu_class))

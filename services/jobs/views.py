@@ -115,7 +115,7 @@ def _views(session: Session, tenant_id: UUID, jobs: Sequence[Job]) -> list[View]
 
 
 def _results(session: Session, job: Job) -> tuple[LineResult, ...] | None:
-    short = job.progress_unit == "lines" and 0 < (job.progress_total or 0) <= RESULTS_INLINE
+    short = job.kind == "inference" and 0 < (job.progress_total or 0) <= RESULTS_INLINE
     if not short or not State(job.state).terminal:
         return None
     lines = repository.lines(session, job.tenant_id, job.id, limit=RESULTS_INLINE)

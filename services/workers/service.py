@@ -118,11 +118,6 @@ def capacity(session: Session, queues: Sequence[str]) -> dict[str, Capacity]:
     return {queue: found.get(queue, Capacity()) for queue in queues}
 
 
-def free_slots(session: Session, queue: str) -> int:
-    """Jobs that the live workers of `queue` can take now, by their last heartbeat."""
-    return capacity(session, [queue])[queue].free
-
-
 def control_due(session: Session, *, limit: int) -> int:
     """What the courier could do now: control tasks and webhook deliveries, each counted up to `limit`."""
     return repository.control_due(session, limit=limit)

@@ -12,6 +12,9 @@ LINES = 50_000
 FILE_BYTES = 200 * 1024**2
 EMBEDDING_INPUTS = 50_000  #: texts of a whole batch of embeddings
 CUSTOM_ID = 512  #: characters
+DEPTH = 32  #: levels of a line's JSON
+MODELS = 100  #: that the lines of a batch name
+PROBLEMS = 100  #: of a file that cannot be used, told at most
 EXPIRY_S = (3600, 2_592_000)  #: least and most of `output_expires_after`
 
 #: code of a line that nobody ran before its batch ended

@@ -89,6 +89,11 @@ def parse(fields: Mapping[str, Any], kind: type[Parsed]) -> Parsed:
         raise first_problem(error) from None
 
 
+def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that an engine gets: without nulls, and without what has no effect."""
+    return {name: value for name, value in fields.items() if value is not None and name not in INERT}
+
+
 def _same(value: object, neutral: object) -> bool:
     return value == neutral and isinstance(value, bool) is isinstance(neutral, bool)
 

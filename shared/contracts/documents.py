@@ -1,10 +1,11 @@
 """The `document_set` kind: files in, a checked table out. What its parts hand to one another."""
 
 import string
+from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from shared.contracts.jobs import Contract, Name, Text
 
@@ -18,6 +19,11 @@ SCHEMA_BYTES = 32 * 1024
 
 LabelName = Annotated[Text, Field(min_length=1, max_length=128)]
 Instructions = Annotated[Text, Field(max_length=TEMPLATE)]
+
+
+def _shape(given: object) -> str:
+    """Which of a name and an object this is: an error then names one field, not what each of both lacks."""
+    return "name" if given is None or isinstance(given, str) else "object"
 
 
 class Extract(Contract):
@@ -46,11 +52,14 @@ class Label(Contract):
     description: Annotated[Text, Field(max_length=2000)] = ""
 
 
+LabelOrName = Annotated[Annotated[LabelName, Tag("name")] | Annotated[Label, Tag("object")], Discriminator(_shape)]
+
+
 class Classify(Contract):
     """Choose one label, or with `multi_label` any number of them."""
 
     type: Literal["classify"]
-    labels: Annotated[list[Label | LabelName], Field(min_length=2, max_length=LABELS)]
+    labels: Annotated[list[LabelOrName], Field(min_length=2, max_length=LABELS)]
     multi_label: bool = False
     instructions: Instructions | None = None
 
@@ -129,7 +138,53 @@ class Rule(Contract):
     minimum: float | None = Field(None, description="range")
     maximum: float | None = Field(None, description="range")
     pattern: Annotated[Text, Field(max_length=500)] | None = Field(None, description="pattern: what the text matches")
-    message: Annotated[Text, Field(max_length=500)] = ""
+    message: Annotated[Text, Field(max_length=500)] = Field("", description="told in the report where it is broken")
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        wrong = _unfit(self)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return self
+
+
+#: check → what it needs, and what it may have besides; `fields` are optional where an expression names values
+_ONE_OF: dict[str, tuple[str, ...]] = {
+    "equation": ("expression",),
+    "compare": ("expression",),
+    "unit": ("unit",),
+    "date_range": ("earliest", "latest"),
+    "pattern": ("pattern",),
+    "range": ("minimum", "maximum"),
+}
+
+
+def _unfit(rule: Rule) -> str | None:
+    """Why a rule's fields do not fit its check."""
+    own = _ONE_OF[rule.check]
+    given = {name for names in _ONE_OF.values() for name in names if getattr(rule, name) not in (None, [])}
+    given |= {"tolerance"} if rule.tolerance else set()
+    if not given & set(own):
+        return f"{rule.check} needs {' or '.join(own)}"
+    if extra := given - set(own) - ({"tolerance"} if rule.check == "equation" else set()):
+        return f"{rule.check} has no {', '.join(sorted(extra))}"
+    if not rule.fields and "expression" not in own:
+        return f"{rule.check} needs fields"
+    return _backwards(rule)
+
+
+def _backwards(rule: Rule) -> str | None:
+    """Why a range holds nothing."""
+    for name in ("earliest", "latest"):
+        try:
+            date.fromisoformat(getattr(rule, name) or "2000-01-01")
+        except ValueError:
+            return f"{name} is a date, as in 2025-12-31"
+    if rule.earliest and rule.latest and date.fromisoformat(rule.earliest) > date.fromisoformat(rule.latest):
+        return "earliest is after latest"
+    if rule.minimum is not None and rule.maximum is not None and rule.minimum > rule.maximum:
+        return "minimum is above maximum"
+    return None
 
 
 class Pack(Contract):
@@ -141,13 +196,16 @@ class Pack(Contract):
     rules: list[Rule] = Field(default_factory=list, max_length=RULES)
 
 
+PackOrName = Annotated[Annotated[Name, Tag("name")] | Annotated[Pack, Tag("object")], Discriminator(_shape)]
+
+
 class DocumentSetSpec(Contract):
     """Read documents with a model. Each file becomes one record of `results.jsonl`."""
 
     model: Name
     files: Annotated[list[Text], Field(min_length=1, max_length=FILES)] = Field(description="ids of uploaded files")
     operation: Operation
-    pack: Name | Pack | None = Field(None, description="name of an installed domain pack, or one inline")
+    pack: PackOrName | None = Field(None, description="name of an installed domain pack, or one inline")
     chunking: Chunking = Chunking()
     max_tokens: int = Field(512, ge=16, le=32_768, strict=True, description="of one answer")
     temperature: float = Field(0.0, ge=0, le=2)
@@ -181,6 +239,7 @@ class Flag(StrEnum):
 
     NO_QUOTE = "no_quote"  #: no quote was given for it
     QUOTE_NOT_FOUND = "quote_not_found"  #: the quote does not occur in the document
+    UNSUPPORTED = "unsupported"  #: the quote occurs, but does not show the number or the date
     INVALID = "invalid"  #: it does not match the schema
     NOT_JSON = "not_json"  #: the answer is not JSON
     CUT_OFF = "cut_off"  #: the answer reached `max_tokens`
@@ -221,6 +280,7 @@ class DocumentResult(Contract):
     flags: tuple[Flag, ...] = ()  #: of the document as a whole
     repaired: int = 0  #: answers that were asked for a second time
     ocr_pages: int = 0
+    unread: tuple[int, ...] = ()  #: pages that are pictures without text, which nothing was asked about
     usage: DocumentUsage = DocumentUsage()
 
     @property

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import orjson
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from shared.errors import DatabaseUnavailable
@@ -26,6 +28,7 @@ class Database:
             max_overflow=0,
             pool_timeout=3,
             hide_parameters=True,  # prompts must not stand in an error's message
+            json_deserializer=orjson.loads,  # a number beyond 64 bits comes back as the float that it was
             connect_args={"options": options, "application_name": name, "connect_timeout": 3},
         )
 
@@ -40,7 +43,7 @@ class Database:
         try:
             yield session
             session.commit()
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
             session.invalidate()
             raise DatabaseUnavailable from error
         except DBAPIError as error:

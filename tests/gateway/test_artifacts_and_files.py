@@ -6,9 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from services.artifacts import service as artifacts
 from services.artifacts.service import NewArtifact
+from services.files import service as files
 from shared.manifest import Entry, Manifest
 from shared.storage import Blob, Store
 from tests.gateway import work
@@ -114,6 +116,21 @@ class TestRanges:
         answer = client.get(f"/v1/files/{made['id']}/content", headers={"range": asked} if asked else {})
         assert (made["bytes"], answer.status_code) == (0, status)
 
+    @pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "lines=0-1", "bytes=a-b", "bytes=-"])
+    def test_what_is_no_range_is_ignored(self, client: httpx.Client, asked: str) -> None:
+        answer = client.get(f"/v1/files/{upload(client)['id']}/content", headers={"range": asked})
+        assert (answer.status_code, answer.content) == (200, DATA)
+
+    @pytest.mark.parametrize("weak", [True, False])
+    def test_a_range_of_what_has_changed_is_the_whole(self, client: httpx.Client, weak: bool) -> None:
+        made = upload(client)
+        tag = f'W/"{made["sha256"]}"' if weak else f'"{"ab" * 32}"'
+        path, ranged = f"/v1/files/{made['id']}/content", {"range": "bytes=0-1", "if-range": tag}
+        for answer in (client.get(path, headers=ranged), client.head(path, headers=ranged)):
+            assert (answer.status_code, answer.headers["content-length"]) == (200, str(len(DATA)))
+        same = ranged | {"if-range": f'"{made["sha256"]}"'}
+        assert client.get(path, headers=same).content == DATA[:2]
+
     def test_slices_make_the_whole(self, client: httpx.Client) -> None:
         path = f"/v1/files/{upload(client)['id']}/content"
         parts = [
@@ -137,6 +154,30 @@ class TestNames:
         assert made["filename"].rpartition("/")[2] == name.rpartition("/")[2]
 
 
+class TestPurposes:
+    def test_a_batchs_output_is_listed_and_never_uploaded(self, gateway: Gateway) -> None:
+        tenant = gateway.tenant()
+        blob = Store.of(gateway.settings).put_bytes(tenant, DATA)
+        with gateway.database.transaction() as session:
+            output = files.add_output(session, tenant, filename="output.jsonl", blob=blob, expires_in_s=3600)
+        with gateway.caller(tenant=tenant) as client:
+            own = upload(client)
+            told = client.get("/v1/files", params={"purpose": "batch_output"}).json()["data"]
+            assert [(file["id"], file["purpose"], file["status"], file["status_details"]) for file in told] == [
+                (files.public_id(output), "batch_output", "processed", None)
+            ]
+            assert told[0]["expires_at"] == told[0]["created_at"] + 3600
+            assert [file["id"] for file in client.get("/v1/files").json()["data"]] == [own["id"], told[0]["id"]]
+            assert client.get(f"/v1/files/{told[0]['id']}/content").content == DATA
+            form = {"purpose": "batch_output"}
+            refused(
+                client.post("/v1/files", data=form, files={"file": ("a", b"a")}), 400, "invalid_field", param="purpose"
+            )
+
+    def test_an_unknown_one_is_no_filter(self, client: httpx.Client) -> None:
+        refused(client.get("/v1/files", params={"purpose": "mischief"}), 422, "validation_failed", param="purpose")
+
+
 class TestGone:
     def test_a_deleted_file_has_no_bytes(self, client: httpx.Client) -> None:
         path = f"/v1/files/{upload(client)['id']}"
@@ -144,6 +185,17 @@ class TestGone:
         for part in ("", "/content"):
             refused(client.get(path + part), 404, "not_found", param="file_id")
         assert client.head(f"{path}/content").status_code == 404
+
+    def test_an_expired_one_has_none_either(self, gateway: Gateway, client: httpx.Client) -> None:
+        form: dict[str, Any] = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+        path = f"/v1/files/{upload(client, **form)['id']}"
+        assert client.get(f"{path}/content").content == DATA
+        with gateway.database.transaction() as session:
+            session.execute(text("UPDATE files SET expires_at = clock_timestamp() WHERE expires_at IS NOT NULL"))
+        for part in ("", "/content"):
+            refused(client.get(path + part), 404, "not_found", param="file_id")
+        assert client.head(f"{path}/content").status_code == 404
+        assert client.get("/v1/files").json()["data"] == []
 
     def test_a_deleted_file_is_no_input(self, gateway: Gateway) -> None:
         tenant = gateway.tenant()

@@ -6,14 +6,17 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
-from gateway import openapi, openapi_examples, openapi_models
+from gateway import openapi, openapi_batches, openapi_documents, openapi_examples, openapi_models, openapi_uploads
 from gateway.app import create_app
 from gateway.readiness import Ready
 from gateway.routes.health import Live
 from gateway.schemas.api_keys import ApiKeyOut, ApiKeyRequest
 from gateway.schemas.artifacts import ArtifactOut
+from gateway.schemas.batches import BatchOut, BatchRequest
 from gateway.schemas.cache import CacheOut, CachePurged
 from gateway.schemas.common import Page, Problem
+from gateway.schemas.document_sets import DocumentRecordOut, DocumentSetOut, DocumentSetRequest
+from gateway.schemas.domain_packs import DomainPackDetail, DomainPackOut
 from gateway.schemas.files import FileDeleted, FileOut
 from gateway.schemas.job_parts import AttemptOut, CheckpointOut, EventOut, LogOut
 from gateway.schemas.jobs import DraftOut, JobOut
@@ -28,6 +31,7 @@ from gateway.schemas.models import (
     ModelList,
     ModelOut,
 )
+from gateway.schemas.uploads import CompleteRequest, UploadOut, UploadPartOut, UploadRequest
 from gateway.schemas.webhooks import DeliveryOut
 from gateway.schemas.workers import GpuClassOut, WorkerOut
 from services.jobs.explain import Explanation
@@ -47,10 +51,22 @@ ROUTES = [
     "GET /v1/api_keys/{id}",
     "GET /v1/artifacts/{artifact_id}",
     "GET /v1/artifacts/{artifact_id}/content",
+    "GET /v1/batches",
+    "POST /v1/batches",
+    "GET /v1/batches/{batch_id}",
+    "POST /v1/batches/{batch_id}/cancel",
+    "POST /v1/batches/{batch_id}/retry",
     "DELETE /v1/cache",
     "GET /v1/cache",
     "POST /v1/chat/completions",
     "POST /v1/completions",
+    "GET /v1/document_sets",
+    "POST /v1/document_sets",
+    "GET /v1/document_sets/{document_set_id}",
+    "POST /v1/document_sets/{document_set_id}/cancel",
+    "GET /v1/document_sets/{document_set_id}/results",
+    "GET /v1/domain_packs",
+    "GET /v1/domain_packs/{pack}",
     "POST /v1/embeddings",
     "GET /v1/files",
     "POST /v1/files",
@@ -80,6 +96,10 @@ ROUTES = [
     "GET /v1/models/{model}",
     "PATCH /v1/models/{model}",
     "GET /v1/models/{model}/versions",
+    "POST /v1/uploads",
+    "POST /v1/uploads/{upload_id}/cancel",
+    "POST /v1/uploads/{upload_id}/complete",
+    "POST /v1/uploads/{upload_id}/parts",
     "GET /v1/workers",
 ]
 
@@ -87,7 +107,11 @@ CATALOGUE = [ModelOut, ModelDetail, ModelList, ModelDeleted, AliasOut, AliasList
 ROWS = [JobOut, EventOut, LogOut, AttemptOut, CheckpointOut, DeliveryOut, FileOut, WorkerOut, GpuClassOut, ApiKeyOut]
 WHOLE = [ArtifactOut, DraftOut, Explanation, FileDeleted, *CATALOGUE, CacheOut, CachePurged, Live, Ready]
 MODELS: dict[str, Any] = {each.__name__: each for each in [*ROWS, *WHOLE]}
-MODELS |= {f"Page_{row.__name__}_": Page[row] for row in ROWS}  # type: ignore[valid-type]
+MODELS |= {"BatchOut": BatchOut}
+MODELS |= {"DocumentSetOut": DocumentSetOut, "Page_DocumentRecordOut_": Page[DocumentRecordOut]}
+MODELS |= {"DomainPackDetail": DomainPackDetail, "Page_DomainPackOut_": Page[DomainPackOut]}
+MODELS |= {"UploadOut": UploadOut, "UploadPartOut": UploadPartOut}
+MODELS |= {f"Page_{row.__name__}_": Page[row] for row in [*ROWS, BatchOut, DocumentSetOut]}  # type: ignore[valid-type]
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +186,18 @@ class TestExamples:
     def test_changes_of_models_and_aliases_would_be_read(self) -> None:
         ModelChange.model_validate(openapi_models.CHANGE_REQUEST)
         AliasRequest.model_validate(openapi_models.ALIAS_REQUEST)
+
+    @pytest.mark.parametrize("name", sorted(openapi_documents.DOCUMENT_REQUESTS))
+    def test_a_document_set_would_be_read(self, name: str) -> None:
+        DocumentSetRequest.model_validate(openapi_documents.DOCUMENT_REQUESTS[name]["value"])
+
+    def test_upload_requests_would_be_read(self) -> None:
+        UploadRequest.model_validate(openapi_uploads.NEW_UPLOAD)
+        CompleteRequest.model_validate(openapi_uploads.COMPLETE)
+
+    @pytest.mark.parametrize("name", sorted(openapi_batches.CREATE_REQUESTS))
+    def test_a_batch_would_be_created(self, name: str) -> None:
+        BatchRequest.of(openapi_batches.CREATE_REQUESTS[name]["value"])
 
     def test_a_key_request_would_be_read(self) -> None:
         ApiKeyRequest.model_validate(openapi_examples.API_KEY_REQUEST)

@@ -20,7 +20,7 @@ from tests.gateway.served import MODEL, NOWHERE, PROBE, inference, refused, regi
 ROUTES = [route for route in create_app(Settings()).routes if isinstance(route, Route)]
 #: (method, path) of every call
 CALLS = [(method, re.sub(r"{(\w+):\w+}", r"{\1}", route.path)) for route in ROUTES for method in route.methods or ()]
-NAMED = [call for call in CALLS if "{" in call[1]]
+NAMED = [call for call in CALLS if "{" in call[1] and "/domain_packs/" not in call[1]]  # those are everybody's
 LISTS = [path for method, path in CALLS if method == "GET" and "{" not in path and path != "/metrics"]
 MISSING = {
     "job_id": NOWHERE,
@@ -29,9 +29,13 @@ MISSING = {
     "file_id": f"file-{'0' * 32}",
     "model": "no-such-model",
     "alias": "no-such-alias",
+    "upload_id": f"upload_{'0' * 32}",
+    "batch_id": f"batch_{'0' * 32}",
+    "document_set_id": f"docset_{'0' * 32}",
 }
 #: what the calls that need a body are sent
 BODIES: dict[str, Any] = {"PATCH": {}, "PUT": {"model": "nothing"}}
+COMPLETION = {"part_ids": ["part_1"]}
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,32 @@ def theirs(gateway: Gateway) -> Any:
         made = client.post("/v1/api_keys", json={"name": "theirs", "scopes": ["jobs:read"]}).json()
         ids = {"job_id": job["id"], "artifact_id": artifact, "file_id": upload.json()["id"], "id": made["id"]}
         alias = client.put(f"/v1/model_aliases/{new_id().hex}", json={"model": name}).json()
+        reading = {"model": name, "files": [ids["file_id"]], "operation": {"type": "summarize"}, "max_tokens": 64}
+        document_set = client.post("/v1/document_sets", json=reading).json()
+        lines = client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("theirs", b"{}")}).json()
+        batch = {"input_file_id": lines["id"], "endpoint": "/v1/chat/completions"}
+        ids["batch_id"] = client.post("/v1/batches", json=batch).json()["id"]
+        announced = {"bytes": 5, "filename": "theirs", "mime_type": "text/plain", "purpose": "user_data"}
+        ids |= {
+            "document_set_id": document_set["id"],
+            "upload_id": client.post("/v1/uploads", json=announced).json()["id"],
+        }
         yield Owned(client, ids | {"model": name, "alias": alias["id"]})
 
 
 def everything(gateway: Gateway) -> list[Any]:
     """Each row that a foreign call might change."""
-    tables = ("jobs", "job_events", "artifacts", "files", "models", "model_aliases", "webhook_deliveries", "outbox")
+    tables = (
+        "jobs",
+        "job_events",
+        "artifacts",
+        "files",
+        "uploads",
+        "models",
+        "model_aliases",
+        "webhook_deliveries",
+        "outbox",
+    )
     keys = "SELECT id, revoked_at, scopes FROM api_keys ORDER BY id"
     with gateway.database.engine.connect() as connection:
         found = [connection.execute(text(f"SELECT * FROM {table} ORDER BY 1, 2")).all() for table in tables]
@@ -85,9 +109,10 @@ class TestMatrix:
         self, gateway: Gateway, client: httpx.Client, theirs: Owned, *, method: str, path: str
     ) -> None:
         before = everything(gateway)
-        foreign = client.request(method, path.format(**theirs.ids), json=BODIES.get(method))
+        body = COMPLETION if path.endswith("/complete") else BODIES.get(method)
+        foreign = client.request(method, path.format(**theirs.ids), json=body)
         assert foreign.status_code == 404
-        missing = client.request(method, path.format(**MISSING), json=BODIES.get(method))
+        missing = client.request(method, path.format(**MISSING), json=body)
         assert told(foreign, theirs.ids) == told(missing, MISSING)
         others = [other for name, other in theirs.ids.items() if f"{{{name}}}" not in path]
         assert not any(other in foreign.text for other in others)
@@ -110,6 +135,8 @@ class TestMatrix:
             ("/v1/jobs", "before", "job_id"),
             ("/v1/files", "after", "file_id"),
             ("/v1/api_keys", "after", "id"),
+            ("/v1/batches", "after", "batch_id"),
+            ("/v1/document_sets", "after", "document_set_id"),
         ],
     )
     def test_no_cursor_either(self, client: httpx.Client, theirs: Owned, *, path: str, cursor: str, name: str) -> None:

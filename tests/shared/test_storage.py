@@ -8,8 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from shared.errors import StoreUnavailable, TooLarge
+from shared import storage
+from shared.errors import DatabaseUnavailable, StoreUnavailable, TooLarge
 from shared.ids import new_id
+from shared.readers import Joined
 from shared.storage import CHUNK_BYTES, Blob, BlobCorrupt, BlobMissing, Store, key_of
 from tests.support.stores import RunningStores
 from tests.support.webhooks import closed_port
@@ -80,6 +82,81 @@ class TestPut:
         for thread in threads:
             thread.join()
         assert read == [True] * 40
+
+
+class TestJoin:
+    """Blobs, one after the other, as one."""
+
+    @pytest.fixture
+    def parts(self, store: Store, tenant: UUID) -> list[Blob]:
+        sizes = (3 * CHUNK_BYTES + 7, 1, 0, CHUNK_BYTES, 5)
+        return [store.put_bytes(tenant, os.urandom(size)) for size in sizes]
+
+    def test_they_are_the_bytes_of_their_parts(self, store: Store, tenant: UUID, parts: list[Blob]):
+        data = b"".join(store.chunks(tenant, parts))
+        assert data == b"".join(store.read(tenant, part) for part in parts)
+        told: list[int] = []
+        store.join(tenant, parts, blob_of(data), tell=told.append)
+        assert (store.read(tenant, blob_of(data)), sum(told)) == (data, len(data))
+
+    def test_what_is_there_already_is_not_sent(self, store: Store, tenant: UUID, parts: list[Blob]):
+        data = b"".join(store.chunks(tenant, parts))
+        store.put_bytes(tenant, data)
+        told: list[int] = []
+        store.join(tenant, parts, blob_of(data), tell=told.append)
+        assert told == []
+
+    def test_more_than_a_put_may_hold_goes_in_several(
+        self, store: Store, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(storage, "SINGLE_PUT_BYTES", 1024)
+        monkeypatch.setattr(storage, "PART_BYTES", 5 * 1024**2)  # S3's least
+        parts = [store.put_bytes(tenant, os.urandom(4 * 1024**2)) for _ in range(3)]
+        data = b"".join(store.chunks(tenant, parts))
+        store.join(tenant, parts, blob_of(data))
+        assert store.read(tenant, blob_of(data)) == data
+
+    def test_a_flipped_byte_is_noticed(self, store: Store, tenant: UUID, stores: RunningStores):
+        parts = [store.put_bytes(tenant, data) for data in (b"good", b"precious")]
+        (stores.stores.place.store / stores.s3_bucket / key_of(tenant, parts[1].sha256)).write_bytes(b"precioux")
+        with pytest.raises(BlobCorrupt):
+            list(store.chunks(tenant, parts))
+
+    def test_it_can_be_read_again_from_any_place(self, store: Store, tenant: UUID, parts: list[Blob]):
+        data = b"".join(store.chunks(tenant, parts))
+        joined = Joined(parts, lambda blob, start: store.open(tenant, blob, start=start))
+        for place in (0, 5, parts[0].bytes - 1, parts[0].bytes, parts[0].bytes + 1, len(data) - 5, len(data)):
+            assert joined.seek(place) == joined.tell() == place
+            first = joined.read(3)
+            assert first == data[place : place + len(first)]
+            assert len(first) > 0 or place == len(data)
+            assert first + b"".join(iter(lambda: joined.read(1000), b"")) == data[place:]
+            assert (joined.tell(), joined.read(1)) == (len(data), b"")
+        joined.close()
+
+
+class TestKeep:
+    def test_it_is_asked_before_every_put(self, stores: RunningStores, tenant: UUID):
+        asked: list[tuple[UUID, str]] = []
+
+        def keep(tenant_id: UUID, sha256: str) -> bool:
+            asked.append((tenant_id, sha256))
+            return False
+
+        store = Store.of(stores.settings(), keep=keep)
+        blob = store.put_bytes(tenant, b"kept")
+        assert store.put_stream(tenant, [b"ke", b"pt"], limit=4) == blob
+        store.join(tenant, [blob], blob)
+        assert asked == [(tenant, blob.sha256)] * 3
+
+    def test_what_may_not_be_kept_is_not_stored(self, stores: RunningStores, tenant: UUID):
+        def keep(_tenant_id: UUID, _sha256: str) -> bool:
+            raise DatabaseUnavailable
+
+        store = Store.of(stores.settings(), keep=keep)
+        with pytest.raises(DatabaseUnavailable):
+            store.put_bytes(tenant, b"unkept")
+        assert store.size(tenant, blob_of(b"unkept").sha256) is None
 
 
 class TestOpen:

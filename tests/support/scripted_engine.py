@@ -2,21 +2,29 @@
 
     python tests/support/scripted_engine.py --uds SOCKET --name MODEL [--answer "some words"] …
 
-It answers with the words of `--answer`, else with those of the prompt, one word a token. `GET /v1/models`, `/health`,
-`/metrics` (vLLM's names, with `--metrics`); `POST /v1/completions`, `/v1/chat/completions`, streamed or whole.
-`POST /script` changes its ways while it runs: a JSON object with the fields of `Script`.
+It answers by the first of its rules that fits, else with the words of `--answer`, else with those of the prompt, one
+word a token. `GET /v1/models`, `/health`, `/metrics` (vLLM's names, with `--metrics`); `POST /v1/completions`,
+`/v1/chat/completions`, streamed or whole. `POST /script` changes its ways while it runs: a JSON object with the fields
+of `Script`; `--script FILE` gives it such an object from the start. `GET /script` tells its ways, and `GET /asked`
+lists the bodies that it was asked to answer.
+
+A rule is an object: `match`, a regular expression that is searched in the last user message (of a completion, in its
+prompt); `about`, one for the whole conversation; then `answer`, a text that is given as it is, or `answers`, given in
+turn, the last one for ever; `status` to refuse instead; `finish_reason`.
 """
 
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import socketserver
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field, fields
+from collections import Counter
+from dataclasses import asdict, dataclass, field, fields
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -34,6 +42,21 @@ class Script:
     status: int = 200  #: of every answer; another one is sent as an OpenAI error
     die_after: int = 0  #: the process kills itself after so many words of one answer; 0: never
     healthy: bool = True
+    rules: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Turns:
+    """How often each rule was used."""
+
+    used: Counter[int] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def next(self, rule: int) -> int:
+        """How often a rule was used before."""
+        with self.lock:
+            self.used[rule] += 1
+            return self.used[rule] - 1
 
 
 @dataclass
@@ -43,6 +66,7 @@ class Load:
     running: int = 0
     words: int = 0
     requests: int = 0
+    asked: list[dict[str, Any]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -58,11 +82,22 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.with_metrics: bool = arguments.metrics
         self.with_health: bool = not arguments.no_health
         self.script, self.load = Script(answer=arguments.answer, word_s=arguments.word_s), Load()
+        self.turns = Turns()
+        if arguments.script:
+            self.tell(json.loads(Path(arguments.script).read_bytes()))
         if arguments.uds:
             self.address_family = socket.AF_UNIX
             super().__init__(arguments.uds, Handler)
         else:
             super().__init__(("127.0.0.1", arguments.port), Handler)
+
+    def tell(self, changes: dict[str, Any]) -> None:
+        """Change its ways."""
+        known = {each.name for each in fields(Script)}
+        assert set(changes) <= known, changes
+        vars(self.script).update(changes)
+        if "rules" in changes:
+            self.turns.used.clear()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -75,9 +110,13 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         if self.path == "/health" and server.with_health:
             self._send(200 if server.script.healthy else 503, {})
+        elif self.path == "/script":
+            self._send(200, asdict(server.script))
         elif self.path == "/v1/models":
             entries = [{"id": name, "object": "model", "max_model_len": 2048} for name in server.names]
             self._send(200, {"object": "list", "data": entries})
+        elif self.path == "/asked":
+            self._send(200, {"data": server.load.asked})
         elif self.path == "/metrics" and server.with_metrics:
             self._send_bytes(200, "text/plain", metrics(server.load).encode())
         else:
@@ -86,9 +125,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
         if self.path == "/script":
-            known = {each.name for each in fields(Script)}
-            assert set(body) <= known, body
-            vars(self.server.script).update(body)
+            self.server.tell(body)
             self._send(200, {})
         elif self.server.token and self.headers.get("authorization") != f"Bearer {self.server.token}":
             self._send(401, {"error": {"message": "a token is needed", "type": "authentication_error"}})
@@ -106,9 +143,15 @@ class Handler(BaseHTTPRequestHandler):
         with load.lock:
             load.running += 1
             load.requests += 1
+            load.asked.append(body)
         try:
-            answer = Answer(body, script=self.server.script, load=load, chat=chat)
-            if body.get("stream"):
+            server = self.server
+            rule = rule_for(body, server.script.rules, server.turns)
+            answer = Answer(body, script=server.script, load=load, chat=chat, rule=rule)
+            if rule.get("status", 200) != 200:
+                error = {"message": rule.get("answer") or "as told", "type": "invalid_request_error", "code": None}
+                self._send(rule["status"], {"error": error})
+            elif body.get("stream"):
                 self._stream(answer)
             else:
                 self._send(200, answer.whole())
@@ -155,15 +198,23 @@ class Answer:
     script: Script
     load: Load
     chat: bool
+    rule: dict[str, Any] = field(default_factory=dict)
 
     @property
     def prompt(self) -> list[str]:
-        told = self.body["messages"][-1]["content"] if self.chat else self.body["prompt"]
-        return str(told).split()
+        return last_turn(self.body).split()
+
+    @property
+    def words_due(self) -> list[str]:
+        """All words of the answer, each with the space before it; those of a rule exactly as they are."""
+        if "answer" in self.rule:
+            return re.findall(r"\s*\S+|\s+$", self.rule["answer"])
+        words = self.script.answer.split() or self.prompt
+        return [word if number == 0 else f" {word}" for number, word in enumerate(words)]
 
     @property
     def said(self) -> list[str]:
-        return (self.script.answer.split() or self.prompt)[: self.limit]
+        return self.words_due[: self.limit]
 
     @property
     def limit(self) -> int:
@@ -171,7 +222,8 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        return "length" if len(self.script.answer.split() or self.prompt) > self.limit else "stop"
+        told = "length" if len(self.words_due) > self.limit else "stop"
+        return str(self.rule.get("finish_reason", told))
 
     @property
     def usage(self) -> dict[str, int]:
@@ -186,7 +238,7 @@ class Answer:
             threading.Event().wait(self.script.word_s)
             with self.load.lock:
                 self.load.words += 1
-            yield word if number == 0 else f" {word}"
+            yield word
 
     def whole(self) -> dict[str, Any]:
         text = "".join(self.words())
@@ -207,6 +259,24 @@ class Answer:
     def _body(self, choices: list[dict[str, Any]], *, chunk: bool = False) -> dict[str, Any]:
         kind = ("chat.completion.chunk" if chunk else "chat.completion") if self.chat else "text_completion"
         return {"id": "scripted-1", "object": kind, "created": 1, "model": self.body["model"], "choices": choices}
+
+
+def last_turn(body: dict[str, Any]) -> str:
+    """What the caller said last."""
+    return str(body["messages"][-1]["content"] if "messages" in body else body["prompt"])
+
+
+def rule_for(body: dict[str, Any], rules: list[dict[str, Any]], turns: Turns) -> dict[str, Any]:
+    """The first rule that fits, with the `answer` that is due; an empty one when none fits."""
+    last = last_turn(body)
+    whole = "\n".join(str(turn["content"]) for turn in body["messages"]) if "messages" in body else last
+    for number, rule in enumerate(rules):
+        if re.search(rule.get("match", ""), last) and re.search(rule.get("about", ""), whole):
+            if "answers" not in rule:
+                return rule
+            answers = rule["answers"]
+            return rule | {"answer": answers[min(turns.next(number), len(answers) - 1)]}
+    return {}
 
 
 def metrics(load: Load) -> str:
@@ -230,6 +300,7 @@ def main() -> None:
     parser.add_argument("--name", action="append", required=True)
     parser.add_argument("--token", default="")
     parser.add_argument("--answer", default="")
+    parser.add_argument("--script", default="", help="JSON file with fields of Script")
     parser.add_argument("--word-s", type=float, default=0.0)
     parser.add_argument("--start-s", type=float, default=0.0, help="before it listens")
     parser.add_argument("--children", type=int, default=0, help="processes in sessions of their own, deaf to SIGTERM")

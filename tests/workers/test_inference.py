@@ -124,6 +124,16 @@ class TestRun:
         (engine,) = runner.host.engines
         assert (engine.lane.in_flight, engine.lane.jobs) == (0, 0)
 
+    def test_cancel_keeps_the_lines_that_were_answered(self, world: World, store: Store) -> None:
+        job = submit(world, [f"line {number}" for number in range(200)], max_tokens=48, ignore_eos=True)
+        world.runner(engine_max_in_flight=4)
+        wait_until(lambda: len(recorded(world)) > 4, timeout=60, what="some lines")
+        world.cancel(job)
+        world.wait_for(job, State.CANCELLED, timeout=15)
+        lines = results(world, store, job)
+        assert 4 < len(lines) < 200
+        assert [line["index"] for line in lines] == [number for number, _ in recorded(world)]
+
 
 class TestRecovery:
     def test_a_dead_engine_is_restarted_and_no_line_is_lost(self, world: World, store: Store) -> None:

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from services.jobs.types import Claim, Ending, LineRecord, Outcome
+from shared.clock import monotonic
 from shared.contracts.jobs import State
 from shared.errors import Fenced
 from tests.services.jobs import build
@@ -76,6 +77,37 @@ class TestGroups:
             ledger = Ledger(Transactions(world.database))
             await ledger.record(line(claim, "once"))
             await ledger.record(line(claim, "again"))
+
+        asyncio.run(scene())
+        assert recorded(world, claim.job_id) == 1
+
+    def test_a_line_with_time_waits_for_others_and_goes_with_the_first_that_has_none(self, world: World) -> None:
+        alone, patient, quick = claims(world, 3)
+
+        async def scene() -> None:
+            ledger = Ledger(Transactions(world.database))
+            began = monotonic()
+            await ledger.record(line(alone, "one"), within_s=0.5)
+            assert monotonic() - began >= 0.5
+            async with asyncio.timeout(10):
+                await asyncio.gather(
+                    ledger.record(line(patient, "two"), within_s=60), ledger.record(line(quick, "three"))
+                )
+
+        asyncio.run(scene())
+        assert [recorded(world, each.job_id) for each in (alone, patient, quick)] == [1, 1, 1]
+
+    def test_a_line_whose_writer_was_stopped_is_written_by_a_flush(self, world: World) -> None:
+        (claim,) = claims(world, 1)
+
+        async def scene() -> None:
+            ledger = Ledger(Transactions(world.database))
+            writer = asyncio.create_task(ledger.record(line(claim, "answered"), within_s=60))
+            await asyncio.sleep(0)
+            writer.cancel()
+            async with asyncio.timeout(10):
+                await ledger.flush()
+                await ledger.flush()
 
         asyncio.run(scene())
         assert recorded(world, claim.job_id) == 1

@@ -6,11 +6,14 @@ from uuid import uuid4
 from services.inference.service import AdapterModel, ServedModel
 from services.jobs.types import Claim
 from services.responses.keys import key_of
+from shared.contracts.caching import CacheWish
 from shared.contracts.inference import InferenceSpec
 from shared.contracts.openai import ChatBody, CompletionBody, parse
 from shared.contracts.serving import Serving
 from shared.db.models import JobItem
 from shared.manifest import Manifest
+from workers.operations.asking import Answered
+from workers.operations.batch import Bodies
 from workers.operations.lines import Line, Requests
 
 TENANT = uuid4()
@@ -21,11 +24,27 @@ CHAT = {"messages": [{"role": "user", "content": "Hello you"}]}
 def line(given: dict[str, Any], *, adapter: AdapterModel | None = None, **spec: Any) -> Line:
     """One line of a job, as an attempt makes a request of it."""
     wish = InferenceSpec(model="m", prompts=["not read"], **{"max_tokens": 16, **spec})
-    claim = Claim(
+    stored = wish.model_dump(mode="json", by_alias=True, exclude={"prompts", "messages"})
+    return Requests(claim("inference", stored), served(adapter)).line(JobItem(line_no=7, input=given))
+
+
+def body(given: dict[str, Any], *, endpoint: str = "/v1/chat/completions", adapter: AdapterModel | None = None) -> Line:
+    """One line of a batch, as an attempt makes a request of it."""
+    made = bodies(endpoint, adapter=adapter).line(JobItem(line_no=7, input=given))
+    assert isinstance(made, Line), made
+    return made
+
+
+def bodies(endpoint: str = "/v1/chat/completions", *, adapter: AdapterModel | None = None) -> Bodies:
+    return Bodies(claim("batch", {"endpoint": endpoint}), served(adapter))
+
+
+def claim(kind: str, spec: dict[str, Any]) -> Claim:
+    return Claim(
         job_id=uuid4(),
         tenant_id=TENANT,
-        kind="inference",
-        spec=wish.model_dump(mode="json", by_alias=True, exclude={"prompts", "messages"}),
+        kind=kind,
+        spec=spec,
         queue="cpu.serve",
         gpu_class="cpu",
         tier=1,
@@ -40,7 +59,10 @@ def line(given: dict[str, Any], *, adapter: AdapterModel | None = None, **spec: 
         seconds_left=None,
         max_runtime_s=None,
     )
-    model = ServedModel(
+
+
+def served(adapter: AdapterModel | None) -> ServedModel:
+    return ServedModel(
         id=uuid4(),
         tenant_id=TENANT,
         name="m",
@@ -56,7 +78,6 @@ def line(given: dict[str, Any], *, adapter: AdapterModel | None = None, **spec: 
         serving=Serving(),
         adapter=adapter,
     )
-    return Requests(claim, model).line(JobItem(line_no=7, input=given))
 
 
 class TestRequest:
@@ -95,3 +116,57 @@ class TestKey:
     def test_equal_lines_run_once_even_without_the_cache(self):
         assert line(CHAT, cache={"mode": "off"}).key == line(CHAT).key is not None
         assert line(CHAT, cache={"mode": "off"}, temperature=0.5).key is None
+
+
+class TestBody:
+    def test_is_sent_as_it_was_written_without_what_only_we_read(self):
+        given = {**CHAT, "model": "any name", "user": "u", "top_p": None, "cache": {"mode": "off"}, "temperature": 0}
+        made = body(given)
+        assert made.body == {**CHAT, "model": "base", "temperature": 0}
+        assert (made.number, made.path, made.name) == (7, "/v1/chat/completions", "any name")
+        assert body(given, adapter=TUNED).body["model"] == "adapter"
+
+    def test_has_the_key_of_the_call_and_a_seed_of_its_own_when_it_samples(self):
+        asked = {**CHAT, "model": "m", "max_tokens": 4}
+        greedy = asked | {"temperature": 0}
+        assert body(greedy).key == key_of(parse(greedy, ChatBody), tenant_id=TENANT, digest="base")
+        assert "seed" not in body(greedy).body
+        sampled = body(asked)
+        seeded = asked | {"seed": sampled.body["seed"]}
+        assert sampled.key == body(seeded).key == key_of(parse(seeded, ChatBody), tenant_id=TENANT, digest="base")
+        assert body(asked | {"user": "else", "temperature": 1.0}).body["seed"] == sampled.body["seed"]
+        assert body(asked | {"max_tokens": 5}).body["seed"] != sampled.body["seed"]
+
+    def test_that_takes_any_cached_answer_is_looked_up_as_it_stands(self):
+        asked = {**CHAT, "model": "m", "cache": {"mode": "on", "ttl": 60}}
+        wish = CacheWish(mode="on", ttl=60)
+        made = body(asked)
+        bare = {name: value for name, value in asked.items() if name != "cache"}
+        assert made.key == key_of(parse(bare, ChatBody), tenant_id=TENANT, digest="base", wish=wish)
+        assert (made.wish, "seed" in made.body) == (wish, True)
+
+    def test_is_expected_to_take_all_its_choices_and_what_the_context_leaves(self):
+        named = {"model": "m"}
+        assert (body(CHAT | named).cost.prompt_tokens, body(CHAT | named).cost.output_tokens) == (2, 62)
+        asked = {"prompt": ["a" * 8, "b" * 12], "n": 2} | named
+        cost = body(asked, endpoint="/v1/completions").cost
+        assert (cost.prompt_tokens, cost.output_tokens) == (5, 16 * 4)
+        embedded = body({"input": ["a" * 8, "b" * 8]} | named, endpoint="/v1/embeddings")
+        assert (embedded.cost.prompt_tokens, embedded.cost.output_tokens, embedded.answers) == (4, 0, 2)
+
+    def test_calls_of_tools_are_named_after_the_line(self):
+        def answer(call_id: str) -> Answered:
+            call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            choice = {"index": 0, "message": {"role": "assistant", "content": None, "tool_calls": [call, dict(call)]}}
+            usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
+            return Answered(200, {"id": call_id, "created": 1, "choices": [choice], "usage": usage})
+
+        form, made = bodies(), body(CHAT | {"model": "m"})
+        one, two = (form.result(made, answer(name)).output for name in ("call_1", "call_2"))
+        assert one is not None
+        assert one == two
+        first, second = one["body"]["choices"][0]["message"]["tool_calls"]
+        assert first["id"] != second["id"]
+        assert first["id"].startswith("call_")
+        assert one["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
+        assert one["body"]["usage"] == {"prompt_tokens": 3, "completion_tokens": 2}

@@ -3,29 +3,18 @@
 import queue
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 
 from shared.contracts.engine import EngineConfig
 from workers.engine.errors import ContextLengthExceeded, EngineError, InvalidRequest, NotReady, Overloaded
+from workers.engine.figures import Figures
 from workers.engine.flight import FinishReason, Flight, Piece, Strand, Wishes
 from workers.engine.model import Model
 from workers.engine.records import Record
 from workers.engine.sampling import Sampler
 from workers.engine.text import Detokenizer, StopScanner
 
-__all__ = ["Figures", "FinishReason", "Flight", "Generator", "Piece", "Wishes"]
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """The manager's load: sequences in the batch and before it, KV blocks, tokens since the start."""
-
-    running: int
-    waiting: int
-    blocks_total: int
-    blocks_free: int
-    tokens_generated: int
+__all__ = ["FinishReason", "Flight", "Generator", "Piece", "Wishes"]
 
 
 class Generator:

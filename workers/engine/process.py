@@ -8,18 +8,15 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-import uvicorn
 import uvloop
 
 from shared.contracts.engine import EXIT_FAILED, EXIT_LIFELINE, EXIT_OOM, EngineConfig
 from workers.engine.generation import Generator, Wishes
 from workers.engine.life import Lifelines
+from workers.engine.listening import BACKLOG, Server, bind
 from workers.engine.log import log, seconds_since
 from workers.engine.model import load
 from workers.engine.parallel import Rank, Ranks, join
@@ -27,14 +24,6 @@ from workers.engine.server import create_app
 from workers.engine.state import Engine
 
 _POLL_S = 0.5  # how soon a generation loop that died is noticed
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: SIGTERM drains first."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def run(config: EngineConfig, rank: Rank, ranks: Ranks, *, threads: int | None) -> int:
@@ -65,10 +54,7 @@ async def _serve(config: EngineConfig, rank: Rank, ranks: Ranks) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     engine = Engine(config, Lifelines(lambda: _abandon(config)), pids=(os.getpid(), *ranks.pids))
-    options = uvicorn.Config(
-        create_app(engine), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
-    )
-    server = _Server(options)
+    server = Server(create_app(engine))
     serving = asyncio.create_task(server.serve(sockets=_sockets(config)))
     living = asyncio.create_task(_live(engine, rank, started))
     broken: asyncio.Future[int] = loop.create_future()
@@ -156,27 +142,12 @@ def _set_threads(threads: int | None) -> None:
 
 def _sockets(config: EngineConfig) -> list[socket.socket]:
     """What the engine listens on."""
-    sockets = [_bind(config.uds)]
+    sockets = [bind(config.uds)]
     if config.listen is not None:
         host, _, port = config.listen.rpartition(":")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sockets.append(socket.create_server((host.strip("[]"), int(port)), family=family, backlog=2048))
+        sockets.append(socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG))
     return sockets
-
-
-def _bind(path: Path) -> socket.socket:
-    """A listening socket for our own user alone. It gets its name last, so that whoever sees it can connect."""
-    unnamed = Path(f"{path}~")
-    unnamed.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        listener.bind(bytes(unnamed))
-    finally:
-        os.umask(before)
-    listener.listen(2048)
-    unnamed.replace(path)  # also over the socket of an engine that was killed
-    return listener
 
 
 def _abandon(config: EngineConfig) -> None:

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from shared.contracts.engine import EngineConfig
 from workers.engine.embeddings import Embedder
 from workers.engine.errors import EngineError
-from workers.engine.generation import Figures, Generator
+from workers.engine.figures import NOTHING, Figures
+from workers.engine.generation import Generator
 from workers.engine.model import Model
-
-NOTHING = Figures(running=0, waiting=0, blocks_total=0, blocks_free=0, tokens_generated=0)
 
 
 class Served:

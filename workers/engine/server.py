@@ -1,6 +1,5 @@
 """The engine's HTTP on its Unix socket: OpenAI's routes, health, figures, and the lifeline."""
 
-import hmac
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
@@ -12,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from shared.contracts.engine import Detach, EngineState, LoadAdapter, UnloadAdapter
 from shared.contracts.openai import BadRequest, ChatBody, CompletionBody, EmbeddingBody, parse, read
@@ -20,6 +19,7 @@ from workers.engine import calls
 from workers.engine.adapters import Adapters
 from workers.engine.embeddings import answer as embedding_answer
 from workers.engine.errors import EngineError, InvalidRequest, Unauthorized, refused
+from workers.engine.listening import Token
 from workers.engine.log import log
 from workers.engine.replies import reply, unless_gone
 from workers.engine.state import Engine
@@ -43,7 +43,7 @@ def create_app(engine: Engine) -> Starlette:
             Route("/lifeline", lifeline),
             Route("/detach", detach, methods=["POST"]),
         ],
-        middleware=[Middleware(_Token, token=engine.config.token)],
+        middleware=[Middleware(Token, token=engine.config.token, refusal=_unauthorized)],
         exception_handlers={EngineError: _engine_error, BadRequest: _bad_request, HTTPException: _http_error},
     )
     app.state.engine = engine
@@ -155,6 +155,10 @@ def _json(content: object, *, status: int = 200, headers: dict[str, str] | None 
     return Response(orjson.dumps(content), status_code=status, headers=headers, media_type="application/json")
 
 
+async def _unauthorized(scope: Scope, receive: Receive, send: Send) -> None:
+    await _engine_error(Request(scope), Unauthorized())(scope, receive, send)
+
+
 def _engine_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
     return _json(error.body(), status=error.status, headers=error.headers())
@@ -170,20 +174,3 @@ def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     body = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}.").body()
     return _json(body, status=error.status_code)
-
-
-class _Token:
-    """Asks for the bearer token on every call but `/health`."""
-
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self._app = app
-        self._expected = None if token is None else f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == "/health" or self._allows(dict(scope["headers"])):
-            await self._app(scope, receive, send)
-        else:
-            await _engine_error(Request(scope), Unauthorized())(scope, receive, send)
-
-    def _allows(self, headers: dict[bytes, bytes]) -> bool:
-        return self._expected is None or hmac.compare_digest(headers.get(b"authorization", b""), self._expected)

@@ -11,12 +11,13 @@ from shared.contracts.engine import EngineConfig, EngineState, EngineStats
 from shared.contracts.serving import Mode
 from workers.engine.embeddings import Embedder
 from workers.engine.errors import Draining, InvalidRequest, ModelNotFound, NotReady
+from workers.engine.figures import NOTHING
 from workers.engine.generation import Generator
 from workers.engine.life import Lifelines
 from workers.engine.log import log
 from workers.engine.memory import held
 from workers.engine.model import Model
-from workers.engine.served import NOTHING, Served
+from workers.engine.served import Served
 
 
 class Engine:

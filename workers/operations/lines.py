@@ -23,6 +23,7 @@ from shared.contracts.caching import CacheWish
 from shared.contracts.inference import FORWARDED
 from shared.contracts.openai import ChatBody, CompletionBody
 from shared.db.models import JobItem
+from workers.operations.storable import SUSPICIOUS
 from workers.runtime.batching.values import Cost
 from workers.runtime.host import Host
 
@@ -38,6 +39,9 @@ class Line:
     body: Mapping[str, Any]
     cost: Cost
     key: Key | None
+    wish: CacheWish | None = None  #: about the cache; null: what the whole attempt wishes
+    name: str = ""  #: what the caller calls the model
+    answers: int = 1  #: texts or vectors that come back
 
 
 class Requests:
@@ -72,18 +76,17 @@ class Requests:
 class LineCache:
     """The response cache for the lines of one attempt. What the engine answers is kept in groups, beside the work."""
 
-    def __init__(self, host: Host, wish: CacheWish) -> None:
+    def __init__(self, host: Host, wish: CacheWish = PLAIN) -> None:
         self._host = host
         self._wish = wish
         self._limits = Limits.of(host.settings)
-        self._on = wish.mode != "off" and self._limits.ttl_s > 0
         self._stamps: dict[Key, bytes] = {}  #: of lines that are being asked for
-        self._waiting: defaultdict[bytes, dict[Key, Stored]] = defaultdict(dict)
+        self._waiting: defaultdict[tuple[bytes, int | None], dict[Key, Stored]] = defaultdict(dict)  #: by stamp and TTL
         self._writing: asyncio.Task[None] | None = None
 
     async def find(self, lines: Sequence[Line]) -> dict[int, Stored]:
-        """Answers by the number of the line."""
-        keys = list(dict.fromkeys(line.key for line in lines if line.key is not None)) if self._on else []
+        """Answers by the number of the line. All lines are for one model."""
+        keys = list(dict.fromkeys(line.key for line in lines if line.key is not None and self._keeps(line)))
         found: dict[Key, Stored] = {}
         for at in range(0, len(keys), PAGE):
             some = keys[at : at + PAGE]
@@ -92,17 +95,18 @@ class LineCache:
                 break  # it is away: nobody asks again before the next page of lines
             self._stamps |= dict.fromkeys(some, page.stamp)
             found |= page.found
-        if self._wish.mode == "refresh":
-            return {}
-        return {line.number: found[line.key] for line in lines if line.key in found}
+        wanted = [line for line in lines if self._keeps(line) and self._wish_of(line).mode != "refresh"]
+        return {line.number: found[line.key] for line in wanted if line.key in found}
 
     def keep(self, line: Line, body: bytes) -> None:
         """Keep the engine's answer. Returns at once."""
-        stamp = self._stamps.pop(line.key, None) if line.key else None
-        stored = streams.kept(body) if stamp is not None else None
-        if line.key is None or stamp is None or stored is None:
+        if line.key is None or not self._keeps(line):
             return
-        self._waiting[stamp][line.key] = stored
+        stamp = self._stamps.pop(line.key, None)
+        stored = streams.kept(body) if stamp is not None and not SUSPICIOUS.search(body) else None
+        if stamp is None or stored is None:
+            return
+        self._waiting[stamp, self._wish_of(line).ttl][line.key] = stored
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
 
@@ -111,9 +115,16 @@ class LineCache:
         if self._writing is not None:
             await self._writing
 
+    def _wish_of(self, line: Line) -> CacheWish:
+        return self._wish if line.wish is None else line.wish
+
+    def _keeps(self, line: Line) -> bool:
+        """Whether the line's answer is kept, and one that was kept may do."""
+        return self._limits.ttl_s > 0 and self._wish_of(line).mode != "off"
+
     async def _write(self) -> None:
         while self._waiting:
-            stamp, answers = self._waiting.popitem()
+            (stamp, ttl_s), answers = self._waiting.popitem()
             put = partial(responses.put, self._host.cache, answers, stamp=stamp, limits=self._limits)
-            await self._host.blocking(partial(put, ttl_s=self._wish.ttl))
+            await self._host.blocking(partial(put, ttl_s=ttl_s))
         self._writing = None

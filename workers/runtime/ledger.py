@@ -1,10 +1,13 @@
-"""What attempts write, in groups: at most 64 entries or 20 ms to a commit, one commit at a time of each kind.
+"""What attempts write, in groups: at most 64 entries to a commit, one commit at a time of each kind.
+
+An entry waits 20 ms for others to share its commit, or as long as its writer has time.
 
 Every statement carries the attempt, so an entry can be written again when the answer to its commit was lost.
 An ending that is then missing from the answer has either happened (the attempt's row says so) or was fenced.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -43,21 +46,34 @@ class Group(Generic[T, R]):
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._due = math.inf  #: when the first of those that wait has to be written
 
-    async def put(self, entry: T) -> R:
-        """Write an entry with its group; what the commit said about it."""
+    async def put(self, entry: T, *, within_s: float = LINGER_S) -> R:
+        """Write an entry with its group, begun `within_s` at the latest; what the commit said about it."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._waiting.append((entry, future))
+        self._due = min(self._due, loop.time() + within_s)
         if self._writing is None:
             self._schedule(loop)
         return await future
 
+    async def flush(self) -> None:
+        """Return when the entries that wait now are written, whether or not their writers still do."""
+        for _ in range(len(self._waiting) // GROUP + 2):
+            if self._writing is None and self._waiting:
+                self._begin()
+            if self._writing is None:
+                return
+            await asyncio.wait([self._writing])
+
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         if len(self._waiting) >= GROUP:
             self._begin()
-        elif self._waiting and self._timer is None:
-            self._timer = loop.call_later(LINGER_S, self._begin)
+        elif self._waiting and (self._timer is None or self._timer.when() > self._due):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(self._due, self._begin)
 
     def _begin(self) -> None:
         if self._timer is not None:
@@ -68,6 +84,8 @@ class Group(Generic[T, R]):
     async def _commit(self) -> None:
         batch = self._waiting[:GROUP]
         del self._waiting[:GROUP]
+        if not self._waiting:
+            self._due = math.inf
         try:
             await self._settle(batch)
         except Exception:  # noqa: BLE001 - one entry that the database refuses must not take the others along
@@ -108,14 +126,18 @@ class Ledger:
         self._lines = Group(transactions, _write_lines, "batch.after_commit", turn=asyncio.Lock())
         self._ends = Group(transactions, _write_ends, "finish.after_commit", turn=self.turn)
 
-    async def record(self, line: LineRecord) -> None:
-        """Record the result of a line, once.
+    async def record(self, line: LineRecord, *, within_s: float = LINGER_S) -> None:
+        """Record the result of a line, once; its commit begins `within_s` at the latest.
 
         Raises:
             Fenced: another attempt owns the job.
         """
-        if not await self._lines.put(line):
+        if not await self._lines.put(line, within_s=within_s):
             raise Fenced
+
+    async def flush(self) -> None:
+        """Return when the lines given so far are recorded: what was answered outlives a job that is stopped."""
+        await self._lines.flush()
 
     async def end(self, finish: Finish) -> State | None:
         """End an attempt; the job's new state, or None when the attempt was fenced and nothing was written."""

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from services.jobs import lifecycle
 from services.jobs.types import Beat, Orders
-from shared import failpoints
+from shared import failpoints, ids
 from shared.clock import monotonic
 from shared.errors import DatabaseUnavailable
 from shared.telemetry import logger
@@ -33,7 +33,7 @@ class Pulse:
 
     def control(self, payload: str) -> None:
         """Somebody wants something of a job (of any, when there is no id): beat at once if it runs here."""
-        if not payload or (_is_id(payload) and UUID(payload) in self._claims.live):
+        if not payload or ids.parse(payload) in self._claims.live:
             self._now.set()
 
     async def run(self) -> None:
@@ -95,11 +95,3 @@ def _obey(work: Work, orders: Orders | None) -> None:
 def _due(work: Work, now: float) -> bool:
     quiet = max(TOLD_EVERY_S, (now - work.started) / 100)
     return work.moved and not work.finishing and work.stop is None and now - work.told_at >= quiet
-
-
-def _is_id(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from shared import ids
 from shared.contracts.jobs import Pool
 
 CPU = "cpu"
@@ -112,15 +113,7 @@ class Slots:
 
 def _owners(descriptor: int) -> set[UUID]:
     found = os.pread(descriptor, 4096, 0).decode(errors="replace").split()
-    return {UUID(text) for text in found if _is_id(text)}
-
-
-def _is_id(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
+    return {owner for text in found if (owner := ids.parse(text))}
 
 
 def _replace(path: Path, content: bytes) -> None:

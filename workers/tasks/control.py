@@ -22,13 +22,15 @@ from shared.telemetry import logger
 from workers.tasks import repository
 from workers.tasks.repository import Task
 
-LEASE_S = 60.0
+LEASE_S = 15.0  # what the task of a killed courier waits for the next one
 RENEW_S = LEASE_S / 3
 
 log = logger(__name__)
 
 #: job kind → module whose functions are named after the tasks' kinds; paths, so that a kind loads when it is needed
 MODULES: Mapping[str, str] = {
+    "batch": "workers.tasks.batch",
+    "document_set": "workers.tasks.document_set",
     "inference": "workers.tasks.inference",
 }
 

@@ -7,10 +7,7 @@ parent's state.
 import tempfile
 from itertools import islice
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
-from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from services.artifacts import service as artifacts
@@ -20,16 +17,13 @@ from services.inference import repository as inference_sql
 from services.inference import results
 from services.inference import service as inference
 from services.inference.input import BadInput
-from services.jobs import control_repository as control
 from services.jobs import lifecycle
 from services.jobs import repository as jobs
 from services.jobs import service as job_service
-from services.jobs.types import Ending, Outcome
-from shared import failpoints
-from shared.contracts.jobs import Driver, JobError, State
-from shared.db.models import Job
+from shared.contracts.jobs import JobError
 from shared.storage import Blob, BlobCorrupt, BlobMissing
 from shared.telemetry import logger
+from workers.tasks import families
 from workers.tasks.control import Context
 from workers.tasks.repository import Task
 
@@ -49,10 +43,10 @@ def expand(context: Context, task: Task) -> None:
     with context.database.transaction() as session:
         parent = jobs.get(session, task.tenant_id, task.job_id)
         file = inference_sql.input_of(session, task.tenant_id, task.job_id)
-    if not _waits(parent):
+    if not families.waits(parent):
         return
     if file is None:
-        _start(context, task)
+        families.start(context, task)
         return
     with tempfile.TemporaryDirectory(prefix="expand-") as folder:
         path = Path(folder) / "input.jsonl"
@@ -60,13 +54,9 @@ def expand(context: Context, task: Task) -> None:
             context.store.fetch(task.tenant_id, Blob(file.sha256, file.bytes), path)
             total = sum(1 for _ in source.read(path))
         except BadInput as error:
-            _refuse(
-                context, task, JobError(code=error.code, title="The input file cannot be used", detail=error.detail)
-            )
+            _refuse(context, task, code=error.code, title="The input file cannot be used", detail=error.detail)
         except (BlobMissing, BlobCorrupt) as error:
-            _refuse(
-                context, task, JobError(code=error.code, title="The input file cannot be read", detail=error.message)
-            )
+            _refuse(context, task, code=error.code, title="The input file cannot be read", detail=error.message)
         else:
             _make_children(context, task, path, total=total)
 
@@ -77,62 +67,25 @@ def merge(context: Context, task: Task) -> None:
     Raises:
         StoreUnavailable, DatabaseUnavailable: the parent is as it was; try again.
     """
-    with context.database.transaction() as session:
-        parent = jobs.get(session, task.tenant_id, task.job_id)
-        if parent is None or parent.state != State.RUNNING:
-            return  # an earlier run of this task has ended it
-        assert not _children(session, parent).unfinished, parent.id
+    parent = families.merging(context, task)
+    if parent is None:
+        return
     blob = context.store.put_stream(
         task.tenant_id, results.stream(context.database, task.tenant_id, task.job_id), limit=RESULT_BYTES
     )
-    failpoints.hit("finish.after_upload")
-    with context.database.transaction() as session, lifecycle.fenced(session, parent.id, parent.attempt):
-        control.sum_children(session, parent.id)
+
+    def write(session: Session) -> None:
         artifact = NewArtifact(results.NAME, results.MEDIA_TYPE, blob)
         artifacts.add(session, artifact, tenant_id=parent.tenant_id, job_id=parent.id, attempt=parent.attempt)
-        fresh = jobs.get(session, task.tenant_id, parent.id)
-        assert fresh is not None
-        lifecycle.end(session, [ending(fresh, _children(session, fresh))])
 
-
-def ending(parent: Job, children: Row[Any]) -> Ending:
-    """What a parent becomes: as good as all of its children, cancelled if it was asked to, else their worst."""
-    done = f"{children.succeeded} of {children.total} parts succeeded; their lines are kept"
-    if children.succeeded == children.total:
-        return Ending(parent.id, parent.attempt, Outcome.SUCCEEDED)
-    if parent.cancel_requested_at is not None:
-        return Ending(parent.id, parent.attempt, Outcome.CANCELLED)
-    if children.expired:
-        error = lifecycle.DEADLINE.model_copy(update={"detail": done})
-        return Ending(parent.id, parent.attempt, Outcome.EXPIRED, error=error)
-    code = (children.first_error or {}).get("code", "part_cancelled")
-    error = JobError(code=code, title="A part of the job did not succeed", detail=done, attempt=parent.attempt)
-    return Ending(parent.id, parent.attempt, Outcome.FAILED, error=error, permanent=True)
-
-
-def _children(session: Session, parent: Job) -> Row[Any]:
-    return inference_sql.child_ends(session, parent.tenant_id, parent.id)
-
-
-def _waits(parent: Job | None) -> bool:
-    """Whether a parent is still to be expanded: not done by an earlier run, not cancelled meanwhile."""
-    return parent is not None and parent.state == State.QUEUED and parent.driver == Driver.CHILDREN
-
-
-def _start(context: Context, task: Task) -> None:
-    """A chained parent's children were let go with it; they may have ended before anybody could merge them."""
-    with context.database.transaction() as session:
-        if not lifecycle.start_parent(session, task.job_id, owner=task.id):
-            return
-        if not inference_sql.child_ends(session, task.tenant_id, task.job_id).unfinished:
-            control.add_task(session, task.tenant_id, task.job_id, "merge")
+    families.finish(context, parent, write=write)
 
 
 def _make_children(context: Context, task: Task, path: Path, *, total: int) -> None:
     """All children or none: a crash in between leaves a parent that is still to be expanded."""
     with context.database.transaction() as session:
         parent = jobs.get(session, task.tenant_id, task.job_id, lock=True)
-        if parent is None or not _waits(parent):
+        if parent is None or not families.waits(parent):
             return
         parent.progress_total = total
         session.flush()
@@ -144,17 +97,5 @@ def _make_children(context: Context, task: Task, path: Path, *, total: int) -> N
     log.info("inference.expanded", extra={"job": task.job_id, "lines": total})
 
 
-def _refuse(context: Context, task: Task, error: JobError) -> None:
-    """Fail a parent for good; its one attempt was the reading of its file."""
-    with context.database.transaction() as session:
-        if not lifecycle.start_parent(session, task.job_id, owner=task.id):
-            return
-        attempt = _attempt(session, task.tenant_id, task.job_id)
-        told = error.model_copy(update={"attempt": attempt})
-        lifecycle.end(session, [Ending(task.job_id, attempt, Outcome.FAILED, error=told, permanent=True)])
-
-
-def _attempt(session: Session, tenant_id: UUID, job_id: UUID) -> int:
-    job = jobs.get(session, tenant_id, job_id)
-    assert job is not None
-    return job.attempt
+def _refuse(context: Context, task: Task, *, code: str, title: str, detail: str) -> None:
+    families.refuse(context, task, JobError(code=code, title=title, detail=detail))

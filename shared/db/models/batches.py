@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.db.models.base import Base
@@ -41,4 +41,5 @@ class BatchJob(Base):
             " AND (ended_at IS NULL OR completed + failed = total)",
             name="counts",
         ),
+        Index("ix_batch_jobs_input", "input_file_id"),
     )

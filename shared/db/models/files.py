@@ -46,6 +46,7 @@ class Upload(Born, Base):
     expires_at: Mapped[datetime]
     file_expires_s: Mapped[int | None]  #: of the file that it becomes
     file_id: Mapped[UUID | None] = mapped_column(ForeignKey("files.id"))
+    completing_until: Mapped[datetime | None]  #: a gateway that puts the parts together renews it; in the past: nobody
 
     __table_args__ = (
         CheckConstraint("status IN ('pending','completed','cancelled','expired')", name="status"),
@@ -55,7 +56,7 @@ class Upload(Born, Base):
 
 
 class UploadPart(Born, Base):
-    """A part: a blob of its own until the upload ends."""
+    """A part: a blob of its own until the upload ends. Its row outlives a completion, to know a repeated one."""
 
     __tablename__ = "upload_parts"
 
@@ -64,6 +65,7 @@ class UploadPart(Born, Base):
     tenant_id: Mapped[UUID]
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
+    position: Mapped[int | None]  #: its place in the file that the upload has become
 
     __table_args__ = (
         Index("ix_upload_parts_upload", "upload_id"),
@@ -72,9 +74,9 @@ class UploadPart(Born, Base):
 
 
 class Garbage(Base):
-    """Content that lost a name: removed from the store after a while, if nothing else names it.
+    """Content that lost a name, or may never have got one: removed after a while, if nothing names it.
 
-    Whoever stores content takes its row away first, which waits for a removal in progress.
+    Whoever stores content writes its row anew first, which waits for a removal in progress.
     """
 
     __tablename__ = "garbage"

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.db.models.base import Base
@@ -18,3 +18,7 @@ class InferenceJob(Base):
     model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
     model_digest: Mapped[str]
     input_file_id: Mapped[UUID | None] = mapped_column(ForeignKey("files.id"))
+
+    __table_args__ = (
+        Index("ix_inference_jobs_input", "input_file_id", postgresql_where=text("input_file_id IS NOT NULL")),
+    )

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -26,6 +27,14 @@ _STATES = "'queued','running','succeeded','failed','cancelled','expired'"
 _TERMINAL = "state IN ('succeeded','failed','cancelled','expired')"
 #: what a claim may take, time and cancel flag aside; the partial index of the claim has exactly this predicate
 CLAIMABLE = "state = 'queued' AND NOT blocked AND held_at IS NULL AND driver = 'worker'"
+
+#: of a document's result (`shared.contracts.documents`): kept beside it, because a set is counted at every look at it
+_PAGES = "CASE WHEN jsonb_typeof(output -> 'pages') = 'number' THEN (output ->> 'pages')::integer END"
+_FLAGGED = (
+    'jsonb_path_exists(output, \'$."flags"[*]\'::jsonpath) OR jsonb_path_exists(output, \'$."values"[*]?'
+    '(exists (@."flags"[*]) || @."check" starts with "violates:")\'::jsonpath)'
+)
+_PATHS = {"manifest": "jsonb_path_ops"}  #: by content: `manifest @> [{"sha256": …}]`
 
 
 class Job(Born, Base):
@@ -213,6 +222,8 @@ class JobItem(Base):
     output: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     attempt: Mapped[int | None]
+    pages: Mapped[int | None] = mapped_column(Computed(_PAGES, persisted=True))
+    flagged: Mapped[bool | None] = mapped_column(Computed(_FLAGGED, persisted=True))
 
     __table_args__ = (
         CheckConstraint("status IN ('pending','done','error')", name="status"),
@@ -244,7 +255,10 @@ class Checkpoint(Born, Base):
     manifest: Mapped[list[Any]]
     corrupt: Mapped[bool] = mapped_column(server_default=text("false"))
 
-    __table_args__ = (Index("uq_checkpoints_step", "job_id", "attempt", "step", unique=True),)
+    __table_args__ = (
+        Index("uq_checkpoints_step", "job_id", "attempt", "step", unique=True),
+        Index("ix_checkpoints_manifest", "manifest", postgresql_using="gin", postgresql_ops=_PATHS),
+    )
 
 
 class Artifact(Born, Base):
@@ -263,7 +277,11 @@ class Artifact(Born, Base):
     sha256: Mapped[str]
     manifest: Mapped[list[Any] | None]
 
-    __table_args__ = (Index("uq_artifacts_name", "job_id", "name", unique=True),)
+    __table_args__ = (
+        Index("uq_artifacts_name", "job_id", "name", unique=True),
+        Index("ix_artifacts_content", "tenant_id", "sha256"),
+        Index("ix_artifacts_manifest", "manifest", postgresql_using="gin", postgresql_ops=_PATHS),
+    )
 
 
 class IdempotencyKey(Born, Base):

@@ -15,14 +15,6 @@ from shared.manifest import Manifest
 from shared.ranges import wanted
 from shared.storage import Store
 from tests.services.jobs import build
-from tests.support.stores import RunningStores
-
-
-@pytest.fixture
-def store(stores: RunningStores) -> Store:
-    opened = Store.of(stores.settings())
-    opened.probe()
-    return opened
 
 
 @pytest.fixture

@@ -22,14 +22,6 @@ from shared.errors import Unprocessable
 from shared.ids import new_id
 from shared.storage import Store
 from tests.services.imports import build
-from tests.support.stores import RunningStores
-
-
-@pytest.fixture
-def store(stores: RunningStores) -> Store:
-    opened = Store.of(stores.settings())
-    opened.probe()
-    return opened
 
 
 @pytest.fixture

@@ -26,13 +26,6 @@ TINY = Path("infra/models/yard-tiny")
 
 
 @pytest.fixture
-def store(stores: RunningStores) -> Store:
-    opened = Store.of(stores.settings())
-    opened.probe()
-    return opened
-
-
-@pytest.fixture
 def tenant(database: Database) -> UUID:
     with database.transaction() as session:
         row = Tenant(id=new_id(), name="catalog")

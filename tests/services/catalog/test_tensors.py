@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from services.catalog.tensors import UnsafeModel, dtype_of, read_header
+from services.catalog.tensors import Tensor, UnsafeModel, dtype_of, parse_header
 
 ROW = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 
@@ -15,6 +15,11 @@ ROW = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 def packed(header: object, data: bytes = b"\0" * 16, *, length: int | None = None) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def read_header(path: Path) -> tuple[Tensor, ...]:
+    with path.open("rb") as file:
+        return parse_header(file, name=path.name, size=path.stat().st_size)
 
 
 @pytest.fixture

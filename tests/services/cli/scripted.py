@@ -101,7 +101,7 @@ def gateway(*script: Answer) -> Iterator[Gateway]:
             script[min(number, len(script) - 1)](self)
             self.close_connection = True
 
-        do_GET = do_POST = handle_one  # noqa: N815 - the names are http.server's
+        do_GET = do_POST = do_DELETE = handle_one  # noqa: N815 - the names are http.server's
 
         def log_message(self, *_: Any) -> None:
             pass

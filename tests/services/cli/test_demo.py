@@ -54,8 +54,15 @@ class TestDemo:
         assert webhook["id"] == webhook["headers"]["webhook-id"]
         assert len(report["artifact_sha256"]) == 64
         assert report["lines"] == 48
-        assert list(report["timings_s"]) == ["up", "submit", "run", "artifact", "webhook", "down"]
+        assert list(report["timings_s"]) == ["up", "submit", "run", "artifact", "webhook", "batch", "documents", "down"]
         assert "the signature is genuine" in told
+        assert report["batch"]["request_counts"] == {"total": 24, "completed": 24, "failed": 0}
+        assert report["batch"]["line"]["response"]["status_code"] == 200
+        read = report["document_set"]
+        assert (read["status"], read["counts"]["completed"], read["counts"]["failed"]) == ("completed", 3, 0)
+        assert sorted(each["filename"].rpartition(".")[2] for each in read["documents"]) == ["docx", "pdf", "xlsx"]
+        assert read["pages"] == sum(each["pages"] for each in read["documents"])
+        assert {"results.csv", "results.parquet", "report.html"} <= {each["name"] for each in read["artifacts"]}
         assert left_behind(env) == []
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

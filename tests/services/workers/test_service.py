@@ -129,7 +129,7 @@ class TestCapacity:
             SERVE: Capacity(workers=2, accepting=2, ready=1, free=2),
             "h200.serve": Capacity(),
         }
-        assert workers.free_slots(session, FORGE) == 2
+        assert workers.capacity(session, [FORGE])[FORGE].free == 2
 
     def test_a_draining_worker_takes_nothing(self, session: Session) -> None:
         made = boot(session)

@@ -1,14 +1,13 @@
 """Bytes between two addresses: a server that knows no Unix sockets gets one, one that knows nothing else a port."""
 
 import asyncio
-import os
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from workers.engine.listening import bind
+
 _CHUNK = 64 * 1024
-_BACKLOG = 2048
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Dial = Callable[[], Awaitable[Connection]]
@@ -23,21 +22,6 @@ async def address_to_socket(listen: str, uds: Path) -> asyncio.Server:
     """Serve on `address:port` what a server on `uds` answers."""
     host, _, port = listen.rpartition(":")
     return await asyncio.start_server(_joined(lambda: asyncio.open_unix_connection(uds)), host.strip("[]"), int(port))
-
-
-def bind(path: Path) -> socket.socket:
-    """A listening socket for our own user alone. It gets its name last, so that whoever sees it can connect."""
-    unnamed = Path(f"{path}~")
-    unnamed.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        listener.bind(bytes(unnamed))
-    finally:
-        os.umask(before)
-    listener.listen(_BACKLOG)
-    unnamed.replace(path)  # also over the socket of a guard that was killed
-    return listener
 
 
 def _joined(dial: Dial) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:

@@ -1,6 +1,5 @@
 """The control protocol of an engine, for a server that does not speak it."""
 
-import hmac
 from collections.abc import AsyncIterator
 
 from pydantic import ValidationError
@@ -9,10 +8,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from shared.contracts.engine import Detach
 from workers.engine.guard.state import Guarded
+from workers.engine.listening import Token
 from workers.engine.log import log
 
 
@@ -25,7 +25,7 @@ def create_app(guarded: Guarded) -> Starlette:
             Route("/lifeline", lifeline),
             Route("/detach", detach, methods=["POST"]),
         ],
-        middleware=[Middleware(_Token, token=guarded.config.token)],
+        middleware=[Middleware(Token, token=guarded.config.token, refusal=_unauthorized)],
     )
     app.state.guarded = guarded
     return app
@@ -84,21 +84,9 @@ class _Lifeline(StreamingResponse):
         await guarded.stopped.wait()
 
 
-class _Token:
-    """The bearer token, asked of everything but `/health`."""
-
-    def __init__(self, app: ASGIApp, *, token: str | None) -> None:
-        self._app = app
-        self._wanted = f"Bearer {token}".encode() if token else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._wanted is not None and scope["path"] != "/health":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._wanted):
-                refusal = _refusal(401, "This engine asks for a bearer token.", kind="authentication_error")
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+async def _unauthorized(scope: Scope, receive: Receive, send: Send) -> None:
+    refusal = _refusal(401, "This engine asks for a bearer token.", kind="authentication_error")
+    await refusal(scope, receive, send)
 
 
 def _refusal(status: int, message: str, *, kind: str) -> Response:

@@ -2,26 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from workers.engine.figures import Figures
 
 #: `name{labels} value`; labels may hold braces inside quotes
 _SAMPLE = re.compile(r'^([a-zA-Z_:][\w:]*)(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)')
 _LABEL = re.compile(r'(\w+)="((?:\\.|[^"\\])*)"')
 _SHARES = 1000  # blocks of a server that tells how full its cache is, but not how large
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Load of a server. `blocks_*` as in EngineStats."""
-
-    running: int
-    waiting: int
-    blocks_total: int
-    blocks_free: int
-    tokens_generated: int
-
-
-NOTHING = Figures(running=0, waiting=0, blocks_total=0, blocks_free=0, tokens_generated=0)
 
 
 def read(text: str) -> Figures:

@@ -8,7 +8,8 @@ from http import HTTPStatus
 from typing import Any
 
 from shared.contracts.guard import GuardConfig
-from workers.engine.guard.figures import NOTHING, Figures, read
+from workers.engine.figures import NOTHING, Figures
+from workers.engine.guard.figures import read
 
 _TIMEOUT_S = 2.0
 

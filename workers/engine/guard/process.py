@@ -4,32 +4,23 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
-
-import uvicorn
 
 from shared.contracts.engine import EXIT_FAILED, EXIT_LIFELINE, EngineState
 from shared.contracts.guard import GuardConfig
-from workers.engine.guard.bridge import address_to_socket, bind, socket_to_port
+from workers.engine.guard.bridge import address_to_socket, socket_to_port
 from workers.engine.guard.control import create_app
 from workers.engine.guard.state import Guarded
 from workers.engine.guard.tree import end_descendants
 from workers.engine.guard.warden import Warden
 from workers.engine.life import Lifelines
+from workers.engine.listening import Server, bind
 from workers.engine.log import log, seconds_since
 
 _SIGNALLED = 128  # statuses above tell of a signal
 _TERM_S = 3.0  # what a drained server has between SIGTERM and SIGKILL
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: SIGTERM drains first."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def run(config: GuardConfig, warden: Warden) -> int:
@@ -88,10 +79,7 @@ async def _leave(guarded: Guarded, warden: Warden, reasons: list[asyncio.Future[
 async def _served(guarded: Guarded) -> AsyncIterator[None]:
     """The control socket."""
     path = guarded.config.control
-    options = uvicorn.Config(
-        create_app(guarded), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
-    )
-    server = _Server(options)
+    server = Server(create_app(guarded))
     serving = asyncio.create_task(server.serve(sockets=[bind(path)]))
     try:
         yield

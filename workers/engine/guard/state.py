@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from shared.contracts.engine import EngineState, EngineStats
 from shared.contracts.guard import GuardConfig
+from workers.engine.figures import NOTHING
 from workers.engine.guard.environment import visible_devices
-from workers.engine.guard.figures import NOTHING
 from workers.engine.guard.foreign import Foreign, Silent
 from workers.engine.guard.memory import DeviceMemory, resident
 from workers.engine.guard.tree import descendants

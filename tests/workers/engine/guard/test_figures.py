@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.guard.figures import NOTHING, Figures, read
+from workers.engine.figures import NOTHING, Figures
+from workers.engine.guard.figures import read
 
 PAGE = r"""
 # HELP vllm:num_requests_running Number of requests in model execution batches.
