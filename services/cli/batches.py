@@ -14,6 +14,7 @@ from services.cli.client import Client
 from services.cli.files_upload import NoFile, Outgoing, send
 from services.cli.following_sets import BATCH, ENDS, ended_early, until_end, verdict
 from services.cli.job_request import pairs
+from services.cli.listing import All, Limit, listing
 from services.cli.output import AsJson, emit, note, say
 from services.files.service import Purpose
 from shared.contracts.batches import LINE_BYTES
@@ -171,19 +172,13 @@ def get(client: Client, batch: BatchId, *, as_json: AsJson = False) -> None:
 def list_batches(
     client: Client,
     *,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
-    all_: Annotated[bool, typer.Option("--all", help="Every one, page by page.")] = False,
+    limit: Limit = 20,
+    all_: All = False,
     after: Annotated[str | None, typer.Option(help="Go on behind the batch of this id.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List batches, newest first."""
-    batches, more = client.rows(BATCH.path, limit=None if all_ else limit, after=after)
-    if as_json:
-        emit({"object": "list", "data": batches, "has_more": more})
-        return
-    batches_view.show_batches(batches)
-    if more:
-        say(f"there are more: --all, or --after {batches[-1]['id']}")
+    listing(client, BATCH.path, batches_view.show_batches, limit=limit, all_=all_, after=after, as_json=as_json)
 
 
 @command(app)

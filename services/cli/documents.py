@@ -14,6 +14,7 @@ from services.cli.documents_request import Wanted
 from services.cli.files_upload import Outgoing, send_all
 from services.cli.following_sets import DOCUMENT_SET, until_end, verdict
 from services.cli.job_request import moment, pairs
+from services.cli.listing import All, Limit, listing
 from services.cli.output import AsJson, emit, note, say
 from services.files.service import Purpose
 
@@ -145,8 +146,8 @@ def results(  # noqa: PLR0913 - each is an option of the command
     out: Out = None,
     report: Report = None,
     force: files_saving.Force = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many records.")] = 20,
-    all_: Annotated[bool, typer.Option("--all", help="Every one, page by page.")] = False,
+    limit: Limit = 20,
+    all_: All = False,
     after: Annotated[int | None, typer.Option(min=0, help="Go on behind the document of this index.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -159,13 +160,7 @@ def results(  # noqa: PLR0913 - each is an option of the command
         return
     start = None if after is None else str(after)
     path = f"{DOCUMENT_SET.where(document_set)}/results"
-    records, more = client.rows(path, limit=None if all_ else limit, after=start)
-    if as_json:
-        emit({"object": "list", "data": records, "has_more": more})
-        return
-    documents_view.show_records(records)
-    if more:
-        say(f"there are more: --all, or --after {records[-1]['id']}")
+    listing(client, path, documents_view.show_records, limit=limit, all_=all_, after=start, as_json=as_json)
 
 
 @command(app)
@@ -179,19 +174,13 @@ def get(client: Client, document_set: SetId, *, as_json: AsJson = False) -> None
 def list_sets(
     client: Client,
     *,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
-    all_: Annotated[bool, typer.Option("--all", help="Every one, page by page.")] = False,
+    limit: Limit = 20,
+    all_: All = False,
     after: Annotated[str | None, typer.Option(help="Go on behind the set of this id.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List document sets, newest first."""
-    sets, more = client.rows(DOCUMENT_SET.path, limit=None if all_ else limit, after=after)
-    if as_json:
-        emit({"object": "list", "data": sets, "has_more": more})
-        return
-    documents_view.show_sets(sets)
-    if more:
-        say(f"there are more: --all, or --after {sets[-1]['id']}")
+    listing(client, DOCUMENT_SET.path, documents_view.show_sets, limit=limit, all_=all_, after=after, as_json=as_json)
 
 
 @command(app)

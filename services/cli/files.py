@@ -11,6 +11,7 @@ from services.cli import files_saving, files_upload
 from services.cli.calling import command
 from services.cli.client import Client
 from services.cli.job_request import SPANS
+from services.cli.listing import All, Limit, listing
 from services.cli.output import AsJson, emit, say, table
 from services.files.service import Purpose
 
@@ -43,19 +44,13 @@ def list_files(
     client: Client,
     *,
     purpose: Annotated[str | None, typer.Option(help="Only files of this purpose.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
-    all_: Annotated[bool, typer.Option("--all", help="Every one, page by page.")] = False,
+    limit: Limit = 20,
+    all_: All = False,
     after: Annotated[str | None, typer.Option(help="Go on behind the file of this id.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List files, newest first."""
-    rows, more = client.rows("/v1/files", limit=None if all_ else limit, after=after, purpose=purpose)
-    if as_json:
-        emit({"object": "list", "data": rows, "has_more": more})
-        return
-    _show(rows)
-    if more:
-        say(f"there are more: --all, or --after {rows[-1]['id']}")
+    listing(client, "/v1/files", _show, limit=limit, all_=all_, after=after, as_json=as_json, purpose=purpose)
 
 
 @command(app)

@@ -12,6 +12,7 @@ from services.cli import job_request, job_view
 from services.cli.calling import command
 from services.cli.client import Client
 from services.cli.following import follow, known_events
+from services.cli.listing import All, Limit, listing
 from services.cli.output import AsJson, emit, note, say
 from services.cli.waiting import headline, until_end, verdict
 from shared.contracts.jobs import State, Tier
@@ -115,24 +116,23 @@ def list_jobs(
     *,
     state: Annotated[list[State] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="Only jobs of this kind; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
-    all_: Annotated[bool, typer.Option("--all", help="Every one, page by page.")] = False,
+    limit: Limit = 20,
+    all_: All = False,
     after: Annotated[str | None, typer.Option(help="Go on behind the job of this id.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    jobs, more = list[dict[str, Any]](), True
-    while more and (all_ or len(jobs) < limit):
-        wanted = PAGE if all_ else min(PAGE, limit - len(jobs))
-        page = client.get("/v1/jobs", state=state, kind=kind, after=after, limit=wanted)
-        jobs += page["data"]
-        more, after = page["has_more"], page["last_id"]
-    if as_json:
-        emit({"object": "list", "data": jobs, "has_more": more})
-        return
-    job_view.show_jobs(jobs)
-    if more:
-        say(f"there are more: --all, or --after {after}")
+    listing(
+        client,
+        "/v1/jobs",
+        job_view.show_jobs,
+        limit=limit,
+        all_=all_,
+        after=after,
+        as_json=as_json,
+        state=state,
+        kind=kind,
+    )
 
 
 @command(app)

@@ -111,7 +111,9 @@ class TestInterrupted:
     def test_a_signal_leaves_it_running(self) -> None:
         with gateway(reply(200, found())) as running:
             where = ("--url", running.url, "--api-key", "modelyard_test")
-            argv = [sys.executable, "-m", "services.cli.main", "documents", "wait", "docset_1", *where]
+            # whoever runs these tests in the background of a shell has them ignore SIGINT
+            argv = ["env", "--default-signal=INT", sys.executable, "-m", "services.cli.main"]
+            argv += ["documents", "wait", "docset_1", *where]
             with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as waiting:
                 wait_until(lambda: len(running.asked) > 2, what="it looks")
                 waiting.send_signal(signal.SIGINT)
