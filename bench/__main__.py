@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from bench import batch_memory, batches, calls, dispatch, inference, memory, recovery, submit
+from bench import batch_memory, batches, calls, dispatch, inference, memory, parsing, recovery, submit
 from bench.report import Report
 from bench.yard import running
 
@@ -12,9 +12,15 @@ TABLES = {
     "spine": ("memory", "submit", "dispatch", "growth", "inference", "recovery"),
     "calls": ("calls",),
     "batches": ("batches", "batch-memory"),
+    "parsing": ("parsing",),
 }
 SECTIONS = tuple(section for sections in TABLES.values() for section in sections)
-TITLES = {"spine": "The spine, measured", "calls": "Interactive calls, measured", "batches": "Batches, measured"}
+TITLES = {
+    "spine": "The spine, measured",
+    "calls": "Interactive calls, measured",
+    "batches": "Batches, measured",
+    "parsing": "Reading documents, measured",
+}
 
 
 def main() -> None:
@@ -44,6 +50,7 @@ def _table(name: str, sections: Sequence[str], *, scale: float, keep: bool) -> N
             "calls": lambda: calls.measure(yard, report, scale=scale),
             "batches": lambda: batches.measure(yard, report, lines=int(2000 * scale)),
             "batch-memory": lambda: batch_memory.measure(yard, report, few=int(1000 * scale), many=int(50_000 * scale)),
+            "parsing": lambda: parsing.measure(report),
         }
         for section in sections:
             steps[section]()

@@ -1,4 +1,4 @@
-"""`python -m bench.parsing`: pages a second a core, from a file to its text in the worker, sandbox included.
+"""Pages a second a core, from a file to its text in the worker, sandbox included.
 
 CPU time of everything counts: this process, the reading process and its start, and the fork of each document.
 """
@@ -125,14 +125,3 @@ def measure(report: Report) -> None:
             note = f"{pages} pages, {time.perf_counter() - began:.2f} s by the clock"
         aim, reached = (f"≥ {AIM}", rate >= AIM) if case.kept else ("", None)
         report.add(Row("parsing", case.what, rate, "pages/s/core", aim, reached, note))
-
-
-def main() -> None:
-    """Measure, and write `results/parsing.md`."""
-    report = Report()
-    measure(report)
-    print(f"\nwritten: {report.write(name='parsing', title='Reading documents, measured')}\n")
-
-
-if __name__ == "__main__":
-    main()
