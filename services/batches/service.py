@@ -12,16 +12,15 @@ from services.batches.paging import pages
 from services.batches.parts import ITS_BODY, UNKNOWN_MODEL
 from services.files import service as files
 from services.files.service import Purpose, Wish
-from services.jobs import repository as jobs
 from services.jobs import service as job_service
 from services.jobs.kinds import Prepared
 from services.jobs.service import Submitted
 from shared.contracts.batches import FILE_BYTES, WINDOWS, BatchSpec
-from shared.contracts.jobs import Driver, State
+from shared.contracts.jobs import State
 from shared.db.models import BatchJob, Job
 from shared.db.session import Database
 from shared.errors import Conflict, InvalidField, NotFinished, NotFound
-from shared.ids import parse_prefixed, prefixed
+from shared.ids import prefixed
 from shared.storage import Blob, Store
 
 KIND = "batch"
@@ -87,9 +86,8 @@ def job_of(session: Session, tenant_id: UUID, batch_id: str, *, param: str = "ba
     Raises:
         NotFound: the tenant has no batch of that id.
     """
-    parsed = parse_prefixed(PREFIX, batch_id)
-    job = None if parsed is None else jobs.get(session, tenant_id, parsed)
-    if job is None or job.kind != KIND or job.driver != Driver.CHILDREN:
+    job = job_service.parent_of(session, tenant_id, batch_id, prefix=PREFIX, kind=KIND)
+    if job is None:
         raise NotFound("There is no such batch.", param=param)
     return job
 

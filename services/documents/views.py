@@ -9,14 +9,14 @@ from sqlalchemy.orm import Session
 
 from services.documents import view_repository
 from services.documents.records import Status
-from services.jobs import repository as jobs
+from services.jobs import service as job_service
 from services.jobs import views
 from services.jobs.views import View
 from shared.contracts.documents import DocumentInput, DocumentResult
-from shared.contracts.jobs import Driver, JobError, State
+from shared.contracts.jobs import JobError, State
 from shared.db.models import Job, JobItem
 from shared.errors import NotFound
-from shared.ids import parse_prefixed, prefixed
+from shared.ids import prefixed
 
 PREFIX = "docset_"
 KIND = "document_set"
@@ -88,9 +88,8 @@ def job_of(session: Session, tenant_id: UUID, set_id: str, *, param: str = "docu
     Raises:
         NotFound: the tenant has no set of that id.
     """
-    parsed = parse_prefixed(PREFIX, set_id)
-    job = None if parsed is None else jobs.get(session, tenant_id, parsed)
-    if job is None or job.kind != KIND or job.driver != Driver.CHILDREN:
+    job = job_service.parent_of(session, tenant_id, set_id, prefix=PREFIX, kind=KIND)
+    if job is None:
         raise NotFound("There is no such document set.", param=param)
     return job
 

@@ -23,7 +23,7 @@ from shared.clock import utc_now
 from shared.contracts.jobs import Driver, EventType, JobRequest, State, Tier
 from shared.db.models import Job
 from shared.errors import AlreadyFinished, FieldError, NotFinished, NotFound, Unprocessable, ValidationFailed, inside
-from shared.ids import new_id
+from shared.ids import new_id, parse_prefixed
 from shared.queues import AUTO, CONTROL
 from shared.queues import gpu_class as known_class
 from shared.settings import settings
@@ -332,6 +332,13 @@ def get(session: Session, tenant_id: UUID, job_id: UUID) -> Job:
         msg = f"no job {job_id}"
         raise NotFound(msg, param="job_id")
     return job
+
+
+def parent_of(session: Session, tenant_id: UUID, public: str, *, prefix: str, kind: str) -> Job | None:
+    """The tenant's parent job of a kind behind the public id that its own routes give it; None when there is none."""
+    parsed = parse_prefixed(prefix, public)
+    job = None if parsed is None else repository.get(session, tenant_id, parsed)
+    return None if job is None or job.kind != kind or job.driver != Driver.CHILDREN else job
 
 
 def cancel(session: Session, tenant_id: UUID, job_id: UUID, *, reason: str = "requested") -> Job:
