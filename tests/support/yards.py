@@ -74,6 +74,15 @@ class RunningYard:
         os.kill(pid, number)
         return pid
 
+    @contextmanager
+    def frozen(self, role: str) -> Iterator[None]:
+        """Stop the role's first process inside the block (SIGSTOP), for what must happen before it does anything."""
+        pid = self.kill(role, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def await_restart(self, role: str, *, old: int, timeout: float = 60) -> int:
         """Wait for the role's next process and until the yard is ready again; returns the new pid."""
 
