@@ -40,11 +40,12 @@ def parsed(raw: bytes, *, first: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Flaw("invalid_line", "The line is not a JSON object.")
     if raw.count(b"{") + raw.count(b"[") > DEPTH and _too_deep(value):
-        raise _DEEP
+        raise _deep()
     return value
 
 
-_DEEP = Flaw("too_deep", f"The line is nested more than {DEPTH} levels deep.")
+def _deep() -> Flaw:
+    return Flaw("too_deep", f"The line is nested more than {DEPTH} levels deep.")
 
 
 def _reason(raw: bytes, told: str) -> Flaw:
@@ -54,11 +55,11 @@ def _reason(raw: bytes, told: str) -> Flaw:
     except UnicodeDecodeError:
         return Flaw("invalid_utf8", "The line is not UTF-8.")
     if "depth" in told:
-        return _DEEP
+        return _deep()
     try:
         value = json.loads(text)
     except RecursionError:
-        return _DEEP
+        return _deep()
     except ValueError:
         return Flaw("invalid_json", "The line is not JSON.")
     if _HALF.search(json.dumps(value, ensure_ascii=False)):

@@ -1,5 +1,7 @@
 """The reader of a batch's file: what it refuses, by code, line and field, and what it keeps."""
 
+import gc
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,18 @@ class TestProblems:
         with pytest.raises(BadFile) as caught:
             source.read(path, endpoint=CHAT)
         assert [problem.code for problem in caught.value.problems] == ["file_too_large"]
+
+    def test_lines_that_are_refused_are_not_kept(self, path: Path) -> None:
+        line = b'{"x":' + b"[" * 40 + b'"' + b"a" * 500_000 + b'"' + b"]" * 40 + b"}\n"
+        tracemalloc.start()
+        try:
+            codes = {problem.code for problem in problems(path, line * 10)}
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert codes == {"too_deep"}
+        assert kept < len(line)
 
     def test_a_line_of_the_longest_length_is_read(self, path: Path) -> None:
         frame = len(orjson.dumps(envelope(0, body=body(""))))
