@@ -13,6 +13,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import InternalError, UnknownHost, response
+from services.files.service import FILE_BYTES
+from services.files.uploads import PART_BYTES
 from shared.clock import monotonic
 from shared.errors import ModelyardError, TooLarge
 from shared.ids import new_id
@@ -21,13 +23,11 @@ from shared.telemetry import counter, histogram, logger
 BODY_BYTES = 1024**2
 JOB_BYTES = 8 * 1024**2  #: inline jobs; longer input is a file
 FRAME_BYTES = 64 * 1024  #: what a form may add to its file
-FILE_BYTES = 512 * 1024**2 + FRAME_BYTES
-PART_BYTES = 64 * 1024**2 + FRAME_BYTES
 CALL_BYTES = 8 * 1024**2  #: chats, completions and embeddings
 LIMITS = {
     ("POST", "/v1/jobs"): JOB_BYTES,
     ("POST", "/v1/document_sets"): JOB_BYTES,
-    ("POST", "/v1/files"): FILE_BYTES,
+    ("POST", "/v1/files"): FILE_BYTES + FRAME_BYTES,
     ("POST", "/v1/chat/completions"): CALL_BYTES,
     ("POST", "/v1/completions"): CALL_BYTES,
     ("POST", "/v1/embeddings"): CALL_BYTES,
@@ -134,7 +134,7 @@ class BodyLimit:
 
 def _limit(method: str, path: str) -> int:
     if method == "POST" and _PART.fullmatch(path):
-        return PART_BYTES
+        return PART_BYTES + FRAME_BYTES
     return LIMITS.get((method, path), BODY_BYTES)
 
 

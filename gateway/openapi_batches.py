@@ -77,13 +77,5 @@ BATCH: dict[str, Any] = {
     "webhook": None,
 }
 
-ANSWERS: dict[str, Any] = {
-    "BatchOut": BATCH,
-    "Page_BatchOut_": {
-        "object": "list",
-        "data": [BATCH],
-        "first_id": BATCH_ID,
-        "last_id": BATCH_ID,
-        "has_more": False,
-    },
-}
+#: by the name of a listed resource's schema
+ROWS: dict[str, dict[str, Any]] = {"BatchOut": BATCH}

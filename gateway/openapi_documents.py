@@ -155,14 +155,10 @@ PACK_DETAIL: dict[str, Any] = {
 }
 
 
-def _page(row: dict[str, Any]) -> dict[str, Any]:
-    return {"object": "list", "data": [row], "first_id": row["id"], "last_id": row["id"], "has_more": False}
-
-
-ANSWERS: dict[str, Any] = {
+#: by the name of a listed resource's schema
+ROWS: dict[str, dict[str, Any]] = {
     "DocumentSetOut": DOCUMENT_SET,
-    "Page_DocumentSetOut_": _page(DOCUMENT_SET),
-    "Page_DocumentRecordOut_": _page(RECORD),
-    "DomainPackDetail": PACK_DETAIL,
-    "Page_DomainPackOut_": _page(PACK),
+    "DocumentRecordOut": RECORD,
+    "DomainPackOut": PACK,
 }
+ANSWERS: dict[str, Any] = {"DomainPackDetail": PACK_DETAIL}

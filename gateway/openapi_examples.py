@@ -296,6 +296,8 @@ _ROWS: dict[str, dict[str, Any]] = {
     "WorkerOut": WORKER,
     "GpuClassOut": GPU_CLASS,
     "ApiKeyOut": API_KEY,
+    **openapi_batches.ROWS,
+    **openapi_documents.ROWS,
 }
 #: by the name of the schema that an answer has
 ANSWERS: dict[str, Any] = {
@@ -306,7 +308,6 @@ ANSWERS: dict[str, Any] = {
     "Explanation": EXPLANATION,
     "FileDeleted": {"id": FILE["id"], "object": "file", "deleted": True},
     **openapi_models.ANSWERS,
-    **openapi_batches.ANSWERS,
     **openapi_documents.ANSWERS,
     **openapi_uploads.ANSWERS,
     "CacheOut": CACHE,

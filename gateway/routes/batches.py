@@ -84,17 +84,23 @@ def retry_batch(batch_id: BatchId, edge: EdgeDep, caller: CallerDep, key: Idempo
     once = Once.of(key)
     with edge.database.transaction() as session:
         old = service.retriable(session, caller.tenant_id, batch_id)
+        kept = once.key and Key(caller.tenant_id, "POST /v1/batches/{batch_id}/retry", once.key, old.id.bytes)
+        if kept and (first := kept.first(session)):
+            return _replayed(first)
     lines = service.undone(edge.store, edge.database, old)
     with edge.database.transaction() as session:
-        kept = once.key and Key(caller.tenant_id, "POST /v1/batches/{batch_id}/retry", once.key, old.id.bytes)
         if kept and (first := kept.replay(session)):
-            return _answer(first.body, orjson.loads(first.body)["job_id"], replayed=True)
+            return _replayed(first)
         with outside("spec"):
             made = service.retry(session, old, lines).job
         body = BatchOut.of(views.one(session, caller.tenant_id, made.id)).json_bytes()
         if kept:
             kept.keep(session, Answer(OK, body))
     return _answer(body, made.id)
+
+
+def _replayed(first: Answer) -> Response:
+    return _answer(first.body, orjson.loads(first.body)["job_id"], replayed=True)
 
 
 def _shown(shown: BatchView) -> Response:

@@ -11,7 +11,7 @@ from gateway.schemas.domain_packs import DomainPackDetail, DomainPackOut
 from services.accounts.service import Scope
 from services.documents import packs
 from shared.contracts.jobs import Text
-from shared.errors import NotFound
+from shared.errors import InvalidField, NotFound
 
 router = APIRouter(prefix="/v1/domain_packs", tags=["documents"], route_class=Route)
 
@@ -28,7 +28,7 @@ def list_domain_packs(caller: CallerDep) -> Page[DomainPackOut]:
 def get_domain_pack(pack: Annotated[Text, Path(description="name of a pack")], caller: CallerDep) -> DomainPackDetail:
     """One pack, with its terms and rules."""
     del caller
-    found = packs.installed().get(pack)
-    if found is None:
-        raise NotFound("There is no such domain pack.", param="pack")
-    return DomainPackDetail.of(found)
+    try:
+        return DomainPackDetail.of(packs.named(pack))
+    except InvalidField as error:
+        raise NotFound("There is no such domain pack.", param="pack") from error

@@ -1,12 +1,11 @@
 """The batch resource, as OpenAI spells it; times are Unix seconds. What is ours is said to be."""
 
-from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
 from pydantic import Field, ValidationError
 
-from gateway.schemas.common import Out
+from gateway.schemas.common import Out, unix_seconds
 from gateway.schemas.jobs import ProgressOut, WebhookOut
 from services.batches.service import KIND, public_id
 from services.batches.views import BatchView
@@ -142,7 +141,7 @@ class BatchOut(Out):
     def of(cls, shown: BatchView, *, secret: str | None = None) -> Self:
         """The resource of a batch; `secret` is the webhook secret that its submit made."""
         job, row, spent = shown.job, shown.row, shown.view.family or shown.job
-        state, ended = State(job.state), _seconds(job.finished_at)
+        state, ended = State(job.state), unix_seconds(job.finished_at)
         problems = None if row.errors is None else [Problem.model_validate(each) for each in row.errors]
         counts = shown.counts
         return cls(
@@ -156,13 +155,13 @@ class BatchOut(Out):
             output_file_id=_file(row.output_file_id),
             error_file_id=_file(row.error_file_id),
             created_at=int(job.created_at.timestamp()),
-            in_progress_at=None if state is State.FAILED else _seconds(job.started_at),
-            expires_at=_seconds(job.deadline_at),
-            finalizing_at=_seconds(row.finalizing_at),
+            in_progress_at=None if state is State.FAILED else unix_seconds(job.started_at),
+            expires_at=unix_seconds(job.deadline_at),
+            finalizing_at=unix_seconds(row.finalizing_at),
             completed_at=ended if state is State.SUCCEEDED else None,
             failed_at=ended if state is State.FAILED else None,
             expired_at=ended if state is State.EXPIRED else None,
-            cancelling_at=_seconds(job.cancel_requested_at),
+            cancelling_at=unix_seconds(job.cancel_requested_at),
             cancelled_at=ended if state is State.CANCELLED else None,
             request_counts=BatchCounts(total=counts.total, completed=counts.completed, failed=counts.failed),
             usage=_usage(shown),
@@ -192,7 +191,3 @@ def _usage(shown: BatchView) -> BatchUsage | None:
 
 def _file(id: UUID | None) -> str | None:
     return None if id is None else prefixed(FILE, id)
-
-
-def _seconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp())

@@ -20,6 +20,11 @@ class Out(BaseModel):
         return self.__pydantic_serializer__.to_json(self)
 
 
+def unix_seconds(moment: datetime | None) -> int | None:
+    """A time as OpenAI spells it."""
+    return None if moment is None else int(moment.timestamp())
+
+
 T = TypeVar("T", bound=Out)
 Row = TypeVar("Row")
 

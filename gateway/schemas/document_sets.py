@@ -1,12 +1,11 @@
 """The document set resource, its records, and domain packs; times are Unix seconds, as OpenAI spells them."""
 
-from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
 from pydantic import Field
 
-from gateway.schemas.common import Out
+from gateway.schemas.common import Out, unix_seconds
 from gateway.schemas.jobs import JobErrorOut, WebhookOut
 from services.documents.records import Status
 from services.documents.views import Counts, Record, SetStatus, SetView, public_id
@@ -119,13 +118,13 @@ class DocumentSetOut(Out):
             status=shown.status,
             model=spec["model"],
             operation=spec["operation"],
-            pack=_pack_name(spec.get("pack")),
+            pack=spec["pack"] and spec["pack"]["name"],
             counts=DocumentCountsOut.of(shown.counts),
             pages=shown.counts.pages,
             created_at=int(job.created_at.timestamp()),
-            in_progress_at=_seconds(job.started_at),
-            finished_at=_seconds(job.finished_at),
-            expires_at=_seconds(job.deadline_at),
+            in_progress_at=unix_seconds(job.started_at),
+            finished_at=unix_seconds(job.finished_at),
+            expires_at=unix_seconds(job.deadline_at),
             artifacts=[DocumentArtifactOut.of(each) for each in shown.view.artifacts],
             usage=DocumentSetUsageOut(
                 prompt_tokens=family.prompt_tokens,
@@ -181,12 +180,3 @@ class DocumentRecordOut(Out):
             usage=None if found is None else found.usage,
             error=None if error is None else JobErrorOut.of(error.model_dump(mode="json")),
         )
-
-
-def _seconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp())
-
-
-def _pack_name(pack: Any) -> str | None:
-    named = pack["name"] if isinstance(pack, dict) else pack
-    return None if named is None else str(named)

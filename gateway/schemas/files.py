@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from gateway.schemas.common import Out
+from gateway.schemas.common import Out, unix_seconds
 from services.files.service import public_id
 from shared.db.models import File
 
@@ -30,7 +30,7 @@ class FileOut(Out):
             id=public_id(row),
             bytes=row.bytes,
             created_at=int(row.created_at.timestamp()),
-            expires_at=None if row.expires_at is None else int(row.expires_at.timestamp()),
+            expires_at=unix_seconds(row.expires_at),
             filename=row.filename,
             purpose=row.purpose,
             status=row.status,

@@ -10,21 +10,17 @@ from sqlalchemy.orm import Session
 
 from services.batches.input import BadFile, Lines, Request
 from services.batches.order import Index, ordered
-from services.inference import repository as inference_sql
 from services.inference.models import ModelFacts
-from services.inference.service import TOKENS_PER_GPU_S, model_facts
+from services.inference.service import TOKENS_PER_GPU_S, answered_by, model_facts
 from services.jobs import service as job_service
 from services.jobs.plan import Plan, choose
 from services.jobs.service import CHILD_LINES, Part
-from shared.contracts.batches import Problem
+from shared.contracts.batches import Problem, unknown_line
 from shared.contracts.jobs import Pool
 from shared.db.models import Job
 from shared.errors import ModelyardError, UnknownModel
 
 CHILD_BYTES = 8 * 1024**2  #: of the lines of one child: they are in memory when it is written
-
-#: what is stored of a line whose model nobody knows: the name, for whoever runs it, and the body, to run it again
-UNKNOWN_MODEL, ITS_BODY = "unknown_model", "body"
 
 
 @dataclass(frozen=True)
@@ -77,9 +73,8 @@ def write(
     session: Session, parent: Job, piece: Piece, *, requests: Sequence[Request], unknown: Mapping[int, str]
 ) -> None:
     """Insert one child with its lines."""
-    model = piece.model
     inputs = (
-        {UNKNOWN_MODEL: unknown[request.model], ITS_BODY: request.body} if request.model in unknown else request.body
+        unknown_line(unknown[request.model], request.body) if request.model in unknown else request.body
         for request in requests
     )
     part = Part(
@@ -90,17 +85,7 @@ def write(
         planned_gpu_s=piece.planned_gpu_s,
     )
 
-    def extend(session: Session, job_id: UUID) -> None:
-        inference_sql.insert(
-            session,
-            job_id,
-            tenant_id=parent.tenant_id,
-            model_id=model.id,
-            model_digest=model.served_as,
-            input_file_id=None,
-        )
-
-    job_service.add_child(session, parent, part, extend=extend)
+    job_service.add_child(session, parent, part, extend=answered_by(parent.tenant_id, piece.model))
 
 
 def _model(session: Session, tenant_id: UUID, name: str) -> ModelFacts | None:

@@ -6,11 +6,9 @@ way. A line that was answered with status 200 is in the output file, every other
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from uuid import UUID
 
 import orjson
 from sqlalchemy import Row
@@ -19,6 +17,7 @@ from services.batches import repository
 from services.batches.paging import pages
 from shared.contracts.batches import CANCELLED, EXPIRED
 from shared.contracts.jobs import State
+from shared.db.models import Job
 from shared.db.session import Database
 
 OUTPUT, ERRORS = "output.jsonl", "errors.jsonl"
@@ -34,10 +33,10 @@ _UNRUN = {
 
 @dataclass(frozen=True)
 class Input:
-    """What ids and times are made of: the digest and the birthday of the input file."""
+    """What ids and times are made of: the digest and the birthday (Unix seconds) of the input file."""
 
     sha256: str
-    created_at: datetime
+    created: int
 
 
 @dataclass
@@ -55,16 +54,12 @@ class Spelling:
     """Lines of one batch as the files have them."""
 
     source: Input
-    created: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "created", int(self.source.created_at.timestamp()))
 
     def answered(self, number: int, custom_id: str, body: Mapping[str, Any]) -> bytes:
         """A line with its answer."""
         prefix = _ANSWER_IDS.get(body.get("object", ""))
         if prefix is not None:
-            head = {"id": self._id(prefix, number), "object": body["object"], "created": self.created}
+            head = {"id": self._id(prefix, number), "object": body["object"], "created": self.source.created}
             body = {**head, **body}
         return self._line(number, custom_id, response=self._response(number, 200, body))
 
@@ -101,17 +96,17 @@ class Spelling:
         return prefix + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def write(database: Database, tenant_id: UUID, job_id: UUID, *, source: Input, folder: Path) -> Written:
-    """Write both files into `folder`, a page of lines at a time; no transaction is open between two of them.
+def write(database: Database, parent: Job, *, source: Input, folder: Path) -> Written:
+    """Write both files of a batch into `folder`, a page of lines at a time; no transaction is open between two of them.
 
     Raises:
         DatabaseUnavailable: the lines cannot be read.
     """
     with database.transaction() as session:
-        parts = repository.parts(session, tenant_id, job_id)
-        total = repository.of_jobs(session, tenant_id, [job_id])[job_id].total
+        parts = repository.parts(session, parent.tenant_id, parent.id)
     spelling, done = Spelling(source), Written()
     with (folder / OUTPUT).open("wb") as output, (folder / ERRORS).open("wb") as errors:
+        total = parent.progress_total or 0
         for rows in pages(database, parts, total=total, sizes=repository.sizes, lines=repository.lines):
             for row in rows:
                 _write(row, spelling, done, output=output, errors=errors)

@@ -9,13 +9,12 @@ from sqlalchemy.orm import Session
 
 from services.batches import repository
 from services.batches.paging import pages
-from services.batches.parts import ITS_BODY, UNKNOWN_MODEL
 from services.files import service as files
 from services.files.service import Purpose, Wish
 from services.jobs import service as job_service
 from services.jobs.kinds import Prepared
 from services.jobs.service import Submitted
-from shared.contracts.batches import FILE_BYTES, WINDOWS, BatchSpec
+from shared.contracts.batches import FILE_BYTES, WINDOWS, BatchSpec, unknown_in
 from shared.contracts.jobs import State
 from shared.db.models import BatchJob, Job
 from shared.db.session import Database
@@ -80,16 +79,13 @@ def public_id(job_id: UUID) -> str:
     return prefixed(PREFIX, job_id)
 
 
-def job_of(session: Session, tenant_id: UUID, batch_id: str, *, param: str = "batch_id") -> Job:
+def job_of(session: Session, tenant_id: UUID, batch_id: str) -> Job:
     """The job of a batch's public id.
 
     Raises:
         NotFound: the tenant has no batch of that id.
     """
-    job = job_service.parent_of(session, tenant_id, batch_id, prefix=PREFIX, kind=KIND)
-    if job is None:
-        raise NotFound("There is no such batch.", param=param)
-    return job
+    return job_service.parent_of(session, tenant_id, batch_id, prefix=PREFIX, kind=KIND)
 
 
 def cancel(session: Session, tenant_id: UUID, batch_id: str) -> Job:
@@ -130,10 +126,9 @@ def undone(store: Store, database: Database, old: Job) -> Blob | None:
     """
     with database.transaction() as session:
         parts = repository.parts(session, old.tenant_id, old.id)
-        total = repository.of_jobs(session, old.tenant_id, [old.id])[old.id].total
     if not parts:
         return None
-    lines = _undone(database, parts, total=total, endpoint=old.spec["endpoint"])
+    lines = _undone(database, parts, total=old.progress_total or 0, endpoint=old.spec["endpoint"])
     return store.put_stream(old.tenant_id, lines, limit=FILE_BYTES)
 
 
@@ -158,6 +153,7 @@ def _undone(database: Database, parts: list[UUID], *, total: int, endpoint: str)
 
 
 def _line(custom_id: str, stored: dict[str, Any], endpoint: str) -> bytes:
-    body = stored[ITS_BODY] if stored.keys() == {UNKNOWN_MODEL, ITS_BODY} else stored
+    unknown = unknown_in(stored)
+    body = stored if unknown is None else unknown[1]
     line = {"custom_id": custom_id, "method": "POST", "url": endpoint, "body": body}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

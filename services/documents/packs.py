@@ -47,7 +47,7 @@ def resolve(given: str | Pack | None) -> Pack | None:
         if errors := tuple(_errors(given)):
             raise ValidationFailed(errors=errors)
         return given
-    return None if given is None else _named(given)
+    return None if given is None else named(given)
 
 
 def installed() -> dict[str, Pack]:
@@ -55,7 +55,7 @@ def installed() -> dict[str, Pack]:
     found = {}
     for name in sorted(_folders()):
         try:
-            found[name] = _named(name)
+            found[name] = named(name)
         except InvalidField as error:
             log.warning("documents.bad_pack", extra={"pack": name, "reason": error.message})
     return found
@@ -89,7 +89,12 @@ def _read(path: Path, *, trusted: bool) -> Pack:
     return pack
 
 
-def _named(name: str) -> Pack:
+def named(name: str) -> Pack:
+    """The installed pack of a name.
+
+    Raises:
+        InvalidField: there is none, or its folder has a mistake (`spec.pack`).
+    """
     folders = _folders()
     if name not in folders:
         known = ", ".join(sorted(folders))

@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from services.documents import input_repository, packs, schemas
 from services.documents.operations import LEAST, Budget, empty_prompt, task_of
 from services.documents.tasks import Task
+from services.files import repository as file_rows
 from services.files import service as files
-from services.inference import repository as inference_sql
-from services.inference.service import CHARACTERS_PER_TOKEN, TOKENS_PER_GPU_S, model_facts
+from services.inference.service import CHARACTERS_PER_TOKEN, TOKENS_PER_GPU_S, answered_by, model_facts
 from services.jobs import repository as jobs
 from services.jobs.kinds import Prepared
 from services.jobs.types import Claim
@@ -56,15 +56,7 @@ def prepare(session: Session, tenant_id: UUID, spec: DocumentSetSpec) -> Prepare
     spec = spec.model_copy(update={"chunking": chunking, "operation": _ordered(spec.operation)})
     rows = _files(session, tenant_id, spec.files)
 
-    def of_child(session: Session, job_id: UUID) -> None:
-        inference_sql.insert(
-            session,
-            job_id,
-            tenant_id=tenant_id,
-            model_id=model.id,
-            model_digest=model.served_as,
-            input_file_id=None,
-        )
+    of_child = answered_by(tenant_id, model)
 
     def of_parent(session: Session, job_id: UUID) -> None:
         of_child(session, job_id)
@@ -162,7 +154,7 @@ def _check_fit(spec: DocumentSetSpec, budget: Budget) -> int:
 
 def _files(session: Session, tenant_id: UUID, named: Sequence[str]) -> list[File]:
     ids = [parse_prefixed(files.PREFIX, each) for each in named]
-    found = input_repository.files(session, tenant_id, {each for each in ids if each is not None})
+    found = file_rows.some(session, tenant_id, {each for each in ids if each is not None})
     first: dict[UUID | None, int] = {}
     errors: list[FieldError] = []
     for number, each in enumerate(ids):

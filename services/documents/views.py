@@ -15,7 +15,6 @@ from services.jobs.views import View
 from shared.contracts.documents import DocumentInput, DocumentResult
 from shared.contracts.jobs import JobError, State
 from shared.db.models import Job, JobItem
-from shared.errors import NotFound
 from shared.ids import prefixed
 
 PREFIX = "docset_"
@@ -82,16 +81,13 @@ def public_id(job_id: UUID) -> str:
     return prefixed(PREFIX, job_id)
 
 
-def job_of(session: Session, tenant_id: UUID, set_id: str, *, param: str = "document_set_id") -> Job:
+def job_of(session: Session, tenant_id: UUID, set_id: str) -> Job:
     """The job of a set's public id.
 
     Raises:
         NotFound: the tenant has no set of that id.
     """
-    job = job_service.parent_of(session, tenant_id, set_id, prefix=PREFIX, kind=KIND)
-    if job is None:
-        raise NotFound("There is no such document set.", param=param)
-    return job
+    return job_service.parent_of(session, tenant_id, set_id, prefix=PREFIX, kind=KIND)
 
 
 def one(session: Session, tenant_id: UUID, job_id: UUID) -> SetView:

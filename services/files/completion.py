@@ -52,14 +52,13 @@ def begin(session: Session, tenant_id: UUID, upload_id: str, *, part_ids: Sequen
         InvalidField: a part is unknown or named twice, or the parts are not as many bytes as the upload.
     """
     found = uploads.find(session, tenant_id, upload_id, lock=True)
-    parts = repository.parts(session, found.upload.id)
     if found.upload.status == "completed":
-        return _repeated(session, found, parts, part_ids)
+        return _repeated(session, found, repository.parts(session, found.upload.id), part_ids)
     if not found.open:
         uploads.refuse(found.upload)
     if found.held:
         return None
-    chosen = _chosen(parts, part_ids)
+    chosen = _chosen(repository.parts(session, found.upload.id), part_ids)
     size = sum(part.bytes for part in chosen)
     if size != found.upload.bytes:
         message = f"The parts have {size} bytes, the upload was announced with {found.upload.bytes}."

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from services.blobs import service as blobs
 from services.files import repository
+from shared.contracts import batches as batch_limits
 from shared.db.models import File
 from shared.errors import InvalidField, NotFound, inside
 from shared.ids import new_id, parse_prefixed, prefixed
@@ -20,8 +21,8 @@ from shared.storage import Blob, Content, Store
 PREFIX = "file-"
 NAME_BYTES = 255
 FILE_BYTES = 512 * 1024**2  # OpenAI's limits
-BATCH_BYTES = 200 * 1024**2
-EXPIRY_S = (3600, 2_592_000)  # least and most, one hour to thirty days
+BATCH_BYTES = batch_limits.FILE_BYTES
+EXPIRY_S = batch_limits.EXPIRY_S
 BATCH_EXPIRY_S = EXPIRY_S[1]
 
 

@@ -5,6 +5,8 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+Kept = Row[tuple[bytes, int | None, bytes | None, bool]]
+
 # Two requests with one key meet at the primary key: the second waits until the first has committed or rolled back.
 _TAKE = text("""
 INSERT INTO idempotency_keys AS k (tenant_id, route, key, request_sha256)
@@ -15,7 +17,8 @@ ON CONFLICT (tenant_id, route, key) DO UPDATE
 RETURNING true
 """)
 _READ = text("""
-SELECT request_sha256, status, body FROM idempotency_keys
+SELECT request_sha256, status, body, created_at >= clock_timestamp() - make_interval(secs => :life_s) AS live
+FROM idempotency_keys
 WHERE tenant_id = :tenant_id AND route = :route AND key = :key
 """)
 _ANSWER = text("""
@@ -26,12 +29,18 @@ WHERE tenant_id = :tenant_id AND route = :route AND key = :key
 
 def take(
     session: Session, tenant_id: UUID, *, route: str, key: str, request_sha256: bytes, life_s: float
-) -> Row[tuple[bytes, int | None, bytes | None]] | None:
+) -> Kept | None:
     """None when the key is now ours; else the row of the request that had it first, once that has committed."""
-    named = {"tenant_id": tenant_id, "route": route, "key": key}
-    if session.execute(_TAKE, {**named, "request_sha256": request_sha256, "life_s": life_s}).first():
+    named = {"tenant_id": tenant_id, "route": route, "key": key, "life_s": life_s}
+    if session.execute(_TAKE, {**named, "request_sha256": request_sha256}).first():
         return None
     return session.execute(_READ, named).one()
+
+
+def find(session: Session, tenant_id: UUID, *, route: str, key: str, life_s: float) -> Kept | None:
+    """The row of a request that had the key and has committed; None when there is none that still counts."""
+    row = session.execute(_READ, {"tenant_id": tenant_id, "route": route, "key": key, "life_s": life_s}).one_or_none()
+    return row if row is not None and row.live else None
 
 
 def answer(session: Session, tenant_id: UUID, *, route: str, key: str, status: int, body: bytes) -> None:

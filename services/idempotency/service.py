@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from services.idempotency import repository
+from services.idempotency.repository import Kept
 from shared.crypto import keyring
 from shared.errors import Conflict, IdempotencyMismatch
 
@@ -51,8 +52,20 @@ class Key:
             request_sha256=self.request_sha256,
             life_s=LIFE_S,
         )
-        if row is None:
-            return None
+        return None if row is None else self._answer(row)
+
+    def first(self, session: Session) -> Answer | None:
+        """The answer to replay, looked up without taking the key: for work that must not wait in a transaction.
+
+        None when this request seems to be the first: `replay` decides, in the transaction that does the work.
+
+        Raises:
+            IdempotencyMismatch: the key came with another request before.
+        """
+        row = repository.find(session, self.tenant_id, route=self.route, key=self.key, life_s=LIFE_S)
+        return None if row is None else self._answer(row)
+
+    def _answer(self, row: Kept) -> Answer:
         if row.request_sha256 != self.request_sha256:
             raise IdempotencyMismatch(param="Idempotency-Key")
         if row.status is None or row.body is None:

@@ -84,16 +84,6 @@ def prepare(session: Session, tenant_id: UUID, spec: InferenceSpec) -> Prepared:
     lines = _lines(spec)
     tokens = _tokens(spec, lines, file)
 
-    def extend(session: Session, job_id: UUID) -> None:
-        repository.insert(
-            session,
-            job_id,
-            tenant_id=tenant_id,
-            model_id=model.id,
-            model_digest=model.served_as,
-            input_file_id=file.id if file else None,
-        )
-
     return Prepared(
         spec=spec.model_dump(mode="json", by_alias=True, exclude=INLINE_SOURCES),
         needs=model.needs(_longest(lines) // CHARACTERS_PER_TOKEN + spec.max_tokens),
@@ -101,7 +91,7 @@ def prepare(session: Session, tenant_id: UUID, spec: InferenceSpec) -> Prepared:
         total=None if file else len(lines),
         lines=lines,
         expand=file is not None,
-        extend=extend,
+        extend=answered_by(tenant_id, model, input_file_id=file.id if file else None),
     )
 
 
@@ -141,6 +131,20 @@ def served(session: Session, tenant_id: UUID, model_id: UUID) -> ServedModel:
         UnknownModel: there is none of that id.
     """
     return _served(session, catalog.by_id(session, tenant_id, model_id))
+
+
+def answered_by(
+    tenant_id: UUID, model: ModelFacts, *, input_file_id: UUID | None = None
+) -> Callable[[Session, UUID], None]:
+    """Writes the columns of a job whose lines a model answers."""
+    return lambda session, job_id: repository.insert(
+        session,
+        job_id,
+        tenant_id=tenant_id,
+        model_id=model.id,
+        model_digest=model.served_as,
+        input_file_id=input_file_id,
+    )
 
 
 def like(parent_id: UUID) -> Callable[[Session, UUID], None]:

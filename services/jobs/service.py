@@ -334,11 +334,17 @@ def get(session: Session, tenant_id: UUID, job_id: UUID) -> Job:
     return job
 
 
-def parent_of(session: Session, tenant_id: UUID, public: str, *, prefix: str, kind: str) -> Job | None:
-    """The tenant's parent job of a kind behind the public id that its own routes give it; None when there is none."""
+def parent_of(session: Session, tenant_id: UUID, public: str, *, prefix: str, kind: str) -> Job:
+    """The tenant's parent job of a kind behind the public id that its own routes give it.
+
+    Raises:
+        NotFound: there is none of that id (`<kind>_id`).
+    """
     parsed = parse_prefixed(prefix, public)
     job = None if parsed is None else repository.get(session, tenant_id, parsed)
-    return None if job is None or job.kind != kind or job.driver != Driver.CHILDREN else job
+    if job is None or job.kind != kind or job.driver != Driver.CHILDREN:
+        raise NotFound(f"There is no such {kind.replace('_', ' ')}.", param=f"{kind}_id")
+    return job
 
 
 def cancel(session: Session, tenant_id: UUID, job_id: UUID, *, reason: str = "requested") -> Job:

@@ -1,5 +1,6 @@
 """The `batch` kind: OpenAI's batches. A line of the input is a request, a line of the output its response."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -15,11 +16,13 @@ CUSTOM_ID = 512  #: characters
 DEPTH = 32  #: levels of a line's JSON
 MODELS = 100  #: that the lines of a batch name
 PROBLEMS = 100  #: of a file that cannot be used, told at most
-EXPIRY_S = (3600, 2_592_000)  #: least and most of `output_expires_after`
+EXPIRY_S = (3600, 2_592_000)  #: of a file: least and most, one hour to thirty days
 
 #: code of a line that nobody ran before its batch ended
 EXPIRED = "batch_expired"
 CANCELLED = "batch_cancelled"
+
+_UNKNOWN_MODEL, _ITS_BODY = "unknown_model", "body"
 
 Window = Literal["1h", "4h", "24h", "7d"]
 WINDOWS: dict[str, int] = {"1h": 3600, "4h": 4 * 3600, "24h": 86_400, "7d": 7 * 86_400}  #: seconds
@@ -68,8 +71,11 @@ class BatchLineUsage(Contract):
     cached_tokens: int = 0  #: of the prompt, found in the engine's KV cache
 
 
-class BatchLineOutput(Contract):
-    """What `job_items.output` holds of a batch's line: the response's body without what differs from run to run."""
+def unknown_line(model: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What `job_items.input` holds of a line whose model nobody knew when the file was read, instead of its body."""
+    return {_UNKNOWN_MODEL: model, _ITS_BODY: body}
 
-    body: dict[str, Any]
-    usage: BatchLineUsage
+
+def unknown_in(stored: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The model's name and the body of such a line; None when what is stored is a body."""
+    return (stored[_UNKNOWN_MODEL], stored[_ITS_BODY]) if stored.keys() == {_UNKNOWN_MODEL, _ITS_BODY} else None

@@ -1,12 +1,14 @@
 """The lines of a batch that have no answer, run again: `POST /v1/batches/{id}/retry`."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 import pytest
 
+from services.batches import service
 from services.jobs.types import Outcome
+from shared.errors import StoreUnavailable
 from tests.gateway.batching import Batches, opened
 from tests.gateway.conftest import Gateway
 from tests.gateway.served import refused
@@ -48,6 +50,22 @@ class TestRetry:
         assert again.headers["idempotent-replayed"] == "true"
         assert again.headers["x-job-id"] == first.json()["job_id"]
         assert len(batches.client.get("/v1/batches").json()["data"]) == 2
+
+    def test_a_key_is_looked_at_before_the_store_is_needed(
+        self, batches: Batches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = batches.create()
+        batches.run(made, bad=1)
+        first = self.retry(batches, made, **{"Idempotency-Key": "mine"})
+
+        def away(*_: object) -> NoReturn:
+            raise StoreUnavailable
+
+        monkeypatch.setattr(service, "undone", away)
+        again = self.retry(batches, made, **{"Idempotency-Key": "mine"})
+        assert (again.status_code, again.json()) == (200, first.json())
+        assert again.headers["idempotent-replayed"] == "true"
+        assert self.retry(batches, made, **{"Idempotency-Key": "other"}).status_code == 503
 
     def test_one_whose_file_was_never_read_is_run_whole(self, batches: Batches) -> None:
         made = batches.create()

@@ -105,13 +105,11 @@ ROUTES = [
 
 CATALOGUE = [ModelOut, ModelDetail, ModelList, ModelDeleted, AliasOut, AliasList, AliasDeleted]
 ROWS = [JobOut, EventOut, LogOut, AttemptOut, CheckpointOut, DeliveryOut, FileOut, WorkerOut, GpuClassOut, ApiKeyOut]
+ROWS += [BatchOut, DocumentSetOut, DocumentRecordOut, DomainPackOut]
 WHOLE = [ArtifactOut, DraftOut, Explanation, FileDeleted, *CATALOGUE, CacheOut, CachePurged, Live, Ready]
 MODELS: dict[str, Any] = {each.__name__: each for each in [*ROWS, *WHOLE]}
-MODELS |= {"BatchOut": BatchOut}
-MODELS |= {"DocumentSetOut": DocumentSetOut, "Page_DocumentRecordOut_": Page[DocumentRecordOut]}
-MODELS |= {"DomainPackDetail": DomainPackDetail, "Page_DomainPackOut_": Page[DomainPackOut]}
-MODELS |= {"UploadOut": UploadOut, "UploadPartOut": UploadPartOut}
-MODELS |= {f"Page_{row.__name__}_": Page[row] for row in [*ROWS, BatchOut, DocumentSetOut]}  # type: ignore[valid-type]
+MODELS |= {"DomainPackDetail": DomainPackDetail, "UploadOut": UploadOut, "UploadPartOut": UploadPartOut}
+MODELS |= {f"Page_{row.__name__}_": Page[row] for row in ROWS}  # type: ignore[valid-type]
 
 
 @pytest.fixture(scope="module")

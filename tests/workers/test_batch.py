@@ -167,6 +167,7 @@ BAD: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"model": "yard-tiny"}, 400, "invalid_value", "messages"),
     ({"messages": [{"role": "user", "content": "x"}]}, 400, "invalid_value", "model"),
     ({}, 400, "invalid_value", "model"),
+    ({"unknown_model": "mine", "messages": []}, 400, "invalid_value", "model"),
     ({"unknown_model": "nobody", "body": {}}, 404, "model_not_found", "model"),
 ]
 

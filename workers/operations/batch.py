@@ -15,7 +15,7 @@ from services.jobs.types import Claim
 from services.responses.keys import PLAIN, deterministic, key_of
 from services.responses.types import Key
 from shared.contracts import caching
-from shared.contracts.batches import BatchLineUsage
+from shared.contracts.batches import BatchLineUsage, unknown_in
 from shared.contracts.bodies import BadRequest, parse, sent
 from shared.contracts.caching import CacheWish
 from shared.contracts.openai import AnyBody, ChatBody, CompletionBody, EmbeddingBody, GenerateBody
@@ -34,7 +34,6 @@ BODIES: Final[Mapping[str, type[AnyBody]]] = {
     "/v1/completions": CompletionBody,
     "/v1/embeddings": EmbeddingBody,
 }
-UNKNOWN: Final = "unknown_model"  #: says so instead of `model` where nobody knew it when the file was read
 COMPLETION_TOKENS: Final = 16  #: of /v1/completions, as OpenAI's; a chat may fill the context
 UNSTEADY: Final = frozenset({"id", "created"})  #: of an answer; the merge makes them of the file and the line
 SEED_DIGITS: Final = 12  #: hexadecimal: choice i has seed + i, and JSON's numbers are exact below 2^53
@@ -69,8 +68,8 @@ class Bodies:
     def line(self, item: JobItem) -> Line | Result:
         """The request that a body is, checked as a call's is."""
         given = item.input
-        if UNKNOWN in given and "model" not in given:
-            told = f"There is no model {str(given[UNKNOWN])[:128]!r}."
+        if unknown := unknown_in(given):
+            told = f"There is no model {unknown[0][:128]!r}."
             return refusal(404, code="model_not_found", message=told, param="model")
         try:
             return self._line(item.line_no, given)
@@ -78,7 +77,10 @@ class Bodies:
             return refusal(400, code=error.code, message=str(error), param=error.param)
 
     def result(self, line: Line, answered: Answered) -> Result:
-        """What is recorded of an answer: `BatchLineOutput`, or an error with its status and body."""
+        """What is recorded of an answer: its body, without what differs from run to run, and what it took.
+
+        Of anything but an answer: an error with its status and body.
+        """
         if answered.status != 200:
             error = answered.error
             return refusal(answered.status, code=error.code, message=error.title, param=answered.param)

@@ -49,7 +49,7 @@ def expand(context: Context, task: Task) -> None:
     with context.database.transaction() as session:
         parent = jobs.get(session, task.tenant_id, task.job_id)
         file = repository.input_of(session, task.tenant_id, task.job_id)
-    if parent is None or not families.waits(parent):
+    if not families.waits(parent):
         return
     with tempfile.TemporaryDirectory(prefix="expand-") as folder:
         path = Path(folder) / "input.jsonl"
@@ -80,9 +80,8 @@ def merge(context: Context, task: Task) -> None:
         file = repository.input_of(session, task.tenant_id, parent.id)
     with tempfile.TemporaryDirectory(prefix="merge-") as name:
         folder = Path(name)
-        written = results.write(
-            context.database, parent.tenant_id, parent.id, source=Input(file.sha256, file.created_at), folder=folder
-        )
+        made_of = Input(file.sha256, created=int(file.created_at.timestamp()))
+        written = results.write(context.database, parent, source=made_of, folder=folder)
         stored = [
             _artifact(context, parent, folder / each, position=position) if count else None
             for position, (each, count) in enumerate(
@@ -123,7 +122,7 @@ def _make_children(context: Context, task: Task, lines: Lines, division: Divisio
 
 def _start(session: Session, task: Task, lines: Lines, division: Division, *, held: bool) -> None:
     parent = jobs.get(session, task.tenant_id, task.job_id, lock=True)
-    if parent is None or not families.waits(parent):
+    if not families.waits(parent):
         raise Overtaken
     parent.progress_total = len(lines.index)
     parent.planned_gpu_s = sum(piece.planned_gpu_s for piece in division.pieces)

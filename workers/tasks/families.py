@@ -5,7 +5,7 @@ parent's state.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
@@ -25,7 +25,7 @@ Write = Callable[[Session], None]
 Decide = Callable[[Job, Row[Any]], Ending]
 
 
-def waits(parent: Job | None) -> bool:
+def waits(parent: Job | None) -> TypeGuard[Job]:
     """Whether a parent is still to be expanded: not done by an earlier run, not cancelled meanwhile."""
     return parent is not None and parent.state == State.QUEUED and parent.driver == Driver.CHILDREN
 

@@ -85,7 +85,7 @@ def _make_children(context: Context, task: Task, path: Path, *, total: int) -> N
     """All children or none: a crash in between leaves a parent that is still to be expanded."""
     with context.database.transaction() as session:
         parent = jobs.get(session, task.tenant_id, task.job_id, lock=True)
-        if parent is None or not families.waits(parent):
+        if not families.waits(parent):
             return
         parent.progress_total = total
         session.flush()
