@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
-from services.documents import prompts, rules, terms
+from services.documents import prompts, rules
+from services.documents.answers import LONGEST
 from services.documents.evidence import Source, fold, shows_day, supports
 from services.documents.planting import flatten, plant
 from services.documents.schemas import Shape, evidenced, join
 from services.documents.tasks import Merged, Part, Reading, Terms, cell, evidence, flags_of, marked
+from services.documents.terms import Normaliser
 from shared.contracts.documents import Extract, Flag, Value
 
 NOWHERE = 2**31  #: the place of a value without a page: behind all others
@@ -24,6 +27,11 @@ class Extraction:
         hint = knowledge.hint([path for path, _ in shape.leaves()])
         self._instruction = prompts.extract(shape, instructions=operation.instructions, hint=hint)
 
+    @cached_property
+    def _terms(self) -> Normaliser:
+        """Made when there is an answer: whoever checks a request needs none."""
+        return Normaliser(self._pack)
+
     def prompt(self, part: Part) -> str:
         return prompts.about(self._instruction, marked(part))
 
@@ -38,8 +46,7 @@ class Extraction:
 
     def merge(self, readings: Sequence[tuple[Part, Reading]]) -> Merged:
         planted = [
-            plant(self.shape, terms.normalise(self._pack, reading.values), leaf=lambda value: value)
-            for _, reading in readings
+            plant(self.shape, self._terms.of(reading.values), leaf=lambda value: value) for _, reading in readings
         ]
         values = rules.check(self._pack, tuple(flatten(self.shape, _merge(self.shape, planted))))
         return Merged(plant(self.shape, values), values, flags_of(reading.flags for _, reading in readings))
@@ -73,7 +80,7 @@ def _checked(value: Value, shape: Shape, part: Part, source: Source) -> tuple[Va
         if isinstance(value.value, dict | list):  # a cell that is no cell: nothing of it can stand in a table
             value = value.model_copy(update={"value": json.dumps(value.value, ensure_ascii=False)[:1000]})
         return value.model_copy(update={"flags": (Flag.INVALID,)}), f"{value.path}: {invalid}"
-    if shape.schema.get("type") == "integer" and isinstance(value.value, float):
+    if shape.schema.get("type") == "integer" and isinstance(value.value, float) and abs(value.value) < LONGEST:
         value = value.model_copy(update={"value": int(value.value)})
     return evidence(value, part, source, shown=shows_day if shape.schema.get("format") == "date" else supports)
 

@@ -79,16 +79,13 @@ def prepare(session: Session, tenant_id: UUID, spec: DocumentSetSpec) -> Prepare
 
 
 def restore(stored: dict[str, Any], inputs: tuple[dict[str, Any], ...]) -> DocumentSetSpec:
-    """The spec of a job that is run again. A child's files stand in its lines, and its pack is known by name."""
-    if "files" not in stored:
-        stored = stored | {"files": [line["file_id"] for line in inputs]}
-    return DocumentSetSpec.model_validate(stored)
+    """The spec of a set that is run again, or of the part of it that a child has read."""
+    return DocumentSetSpec.model_validate(stored | {"files": [line["file_id"] for line in inputs]})
 
 
 def spec_of(session: Session, claim: Claim) -> DocumentSetSpec:
     """The whole spec that a child works by: its parent's."""
-    if claim.parent_id is None:
-        return DocumentSetSpec.model_validate(claim.spec)
+    assert claim.parent_id is not None, claim.job_id
     parent = jobs.get(session, claim.tenant_id, claim.parent_id)
     assert parent is not None, claim.parent_id
     return DocumentSetSpec.model_validate(parent.spec)

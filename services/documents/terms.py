@@ -35,21 +35,26 @@ def hint(pack: Pack | None, fields: Sequence[str], *, budget: int = HINT) -> str
     return "\n".join(chosen)
 
 
-def normalise(pack: Pack | None, values: Sequence[Value]) -> tuple[Value, ...]:
-    """Values in their normal forms; `original` keeps what was there.
+class Normaliser:
+    """Brings values to their normal forms; `original` keeps what was there.
 
     Two things are done, and only these: a text that is one of the spellings that the field's term lists under
     `values` becomes the normal form; a text in a field that an `equation`, `range` or `unit` rule of the pack tests
     becomes its number when all of it is one (`services.documents.quantities`), or the first spelling of its unit
     when all of it is a unit.
     """
-    if pack is None:
-        return tuple(values)
-    spellings = _spellings(pack.terms)
-    rules = [(rule, _tested(rule)) for rule in pack.rules if rule.check in WANTS_NUMBERS]
-    return tuple(
-        _normal(spellings, [rule for rule, tests in rules if tests(key(value.path))], value) for value in values
-    )
+
+    def __init__(self, pack: Pack | None) -> None:
+        self._spellings = _spellings(pack.terms if pack else ())
+        self._rules = [(rule, _tested(rule)) for rule in (pack.rules if pack else ()) if rule.check in WANTS_NUMBERS]
+
+    def of(self, values: Sequence[Value]) -> tuple[Value, ...]:
+        """The values, each in its normal form."""
+        return tuple(_normal(self._spellings, self._testing(value), value) for value in values)
+
+    def _testing(self, value: Value) -> list[Rule]:
+        path = key(value.path)
+        return [rule for rule, tests in self._rules if tests(path)]
 
 
 def _normal(spellings: Mapping[str, Mapping[str, str]], rules: Sequence[Rule], value: Value) -> Value:

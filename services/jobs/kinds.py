@@ -59,7 +59,7 @@ class Kind:
     prepare: Callable[[Session, UUID, Any], Prepared]  #: (session, tenant_id, spec) → Prepared; raises our errors
     operation: str  #: module in `workers` with `async def run(...)`; see workers/operations
     restore: Callable[[dict[str, Any], tuple[dict[str, Any], ...]], Any] | None = None
-    #: (stored spec, inputs of its lines) → spec, for `retry`; None when the stored spec is the whole spec
+    #: (stored spec, of a child its parent's; inputs of its lines) → spec, for `retry`; None: it is the stored spec
 
 
 def _rows() -> dict[str, str]:

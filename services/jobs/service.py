@@ -388,9 +388,10 @@ def retry(session: Session, tenant_id: UUID, job_id: UUID, *, spec: dict[str, An
     old = get(session, tenant_id, job_id)
     if not State(old.state).terminal:
         raise NotFinished
+    whole = old if old.parent_id is None else get(session, tenant_id, old.parent_id)  # a child may hold less of it
     request = JobRequest(
         kind=old.kind,
-        spec=old.spec if spec is None else spec,
+        spec=whole.spec if spec is None else spec,
         gpu_class=old.gpu_class,
         tier=Tier.of_rank(old.tier),
         priority=old.priority,

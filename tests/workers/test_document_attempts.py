@@ -1,17 +1,20 @@
 """The `document_set` kind: its other operations, what a second attempt does, and the real engine."""
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 
 from services.catalog import service as catalog
-from shared.contracts.documents import Flag
+from shared.contracts.documents import SET_FILES, Flag
 from shared.contracts.jobs import State
 from tests.support import wait_until
 from tests.workers.conftest import World
 from tests.workers.document_desk import COMPANY, EACH_PAGE, Desk, answer, cell, extract, open_desk, pages
 from tests.workers.test_inference import TINY
+from workers.documents.chunks import Chunker
+from workers.operations import documents_shared
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
@@ -85,6 +88,23 @@ class TestAttempts:
         second = desk.submit({"a.txt": b"Acme 1", "b.txt": b"Acme 2"}, extract(COMPANY))
         assert [result.model_dump(exclude={"file_id"}) for result in desk.results(second)] == before
         assert len(desk.asked(runner)) == 2
+
+    def test_jobs_that_begin_together_load_the_tokenizer_once(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loaded: list[Path | None] = []
+
+        def chunker(path: Path | None) -> Chunker:
+            loaded.append(path)
+            return Chunker(path)
+
+        monkeypatch.setattr(documents_shared, "_chunkers", OrderedDict())
+        monkeypatch.setattr(documents_shared, "Chunker", chunker)
+        named = {f"{number}.txt": f"Acme {number}".encode() for number in range(4 * SET_FILES)}
+        set_id = desk.submit(named, extract(COMPANY))
+        desk.start({"answer": answer(company=cell("Acme", "Acme"))})
+        assert len(desk.results(set_id)) == len(named)
+        assert len(loaded) == 1
 
     def test_cancel_stops_in_the_middle(self, desk: Desk) -> None:
         named = {f"{number}.txt": f"Acme {number}".encode() for number in range(8)}

@@ -1,7 +1,6 @@
 """What the document sets of one worker share: reading processes, memory for texts, and the tokenizers of models."""
 
 import asyncio
-import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -78,7 +77,8 @@ class _Lent:
 
 
 _shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lent] = WeakKeyDictionary()
-_chunkers: OrderedDict[str, Chunker] = OrderedDict()
+_chunkers: OrderedDict[str, Chunker] = OrderedDict()  #: by the digest of the tokenizer
+_loading: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
 @asynccontextmanager
@@ -105,23 +105,19 @@ async def chunker(host: Host, model: ServedModel) -> Chunker:
         BlobMissing, BlobCorrupt: the store has lost the tokenizer.
     """
     entry = next((entry for entry in model.manifest.entries if entry.path == TOKENIZER), None)
-    name = "" if entry is None else entry.sha256
+    if entry is None:
+        return Chunker(None)
 
     def load() -> Chunker:
-        folder = Path(tempfile.mkdtemp(prefix="tokenizer-", dir=host.folders.worker))
-        try:
-            if entry is not None:
-                host.store.fetch(model.tenant_id, entry.blob, folder / TOKENIZER)
-            made = Chunker(folder / TOKENIZER if entry else None)
-            made.count("")  # it is read when it is first used, and its file goes now
-            return made
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="tokenizer-", dir=host.folders.worker) as folder:
+            host.store.fetch(model.tenant_id, entry.blob, Path(folder) / TOKENIZER)
+            return Chunker(Path(folder) / TOKENIZER)
 
-    if name not in _chunkers:
-        made = await host.insist(load)
-        _chunkers[name] = made
-        while len(_chunkers) > KEPT:
-            _chunkers.popitem(last=False)
-    _chunkers.move_to_end(name)
-    return _chunkers[name]
+    if entry.sha256 not in _chunkers:
+        async with _loading.setdefault(asyncio.get_running_loop(), asyncio.Lock()):  # a set's jobs begin all at once
+            if entry.sha256 not in _chunkers:
+                _chunkers[entry.sha256] = await host.insist(load)
+            while len(_chunkers) > KEPT:
+                _chunkers.popitem(last=False)
+    _chunkers.move_to_end(entry.sha256)
+    return _chunkers[entry.sha256]

@@ -228,7 +228,7 @@ class TestAnnualReport:
         assert len(truth) == 16
         for report in truth.values():
             values = [Value(path=name, value=fact["value"]) for name, fact in report["values"].items()]
-            found = rules.check(pack, terms.normalise(pack, values))
+            found = rules.check(pack, terms.Normaliser(pack).of(values))
             marks = {value.check for value in found} - {"verified", "unchecked"}
             assert marks == {f"violates:{name}" for name in report["violations"]}
             assert {value.path for value in found if value.check == "unchecked"} <= {"company"}
@@ -241,6 +241,6 @@ class TestAnnualReport:
             "currency": "€",
             "unit": "TEUR",
         }
-        found = terms.normalise(pack, [Value(path=name, value=value) for name, value in given.items()])
+        found = terms.Normaliser(pack).of([Value(path=name, value=value) for name, value in given.items()])
         assert [value.value for value in found] == [12_400_000, 7_400_000, 5_000_000, "EUR", "thousand"]
         assert {value.check for value in rules.check(pack, found)} == {"verified"}

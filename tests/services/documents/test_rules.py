@@ -102,7 +102,7 @@ class TestSingle:
         assert checks(self.unit, mass=value)["mass"] == mark
 
     def test_the_unit_is_looked_for_in_what_was_there(self) -> None:
-        (value,) = terms.normalise(self.unit, [Value(path="mass", value="12,5 kilogram")])
+        (value,) = terms.Normaliser(self.unit).of([Value(path="mass", value="12,5 kilogram")])
         assert (value.value, value.original) == (12.5, "12,5 kilogram")
         assert rules.check(self.unit, [value])[0].check == "verified"
 

@@ -15,7 +15,7 @@ from services.files import service as files
 from services.jobs import lifecycle, repository
 from services.jobs import service as jobs
 from services.jobs.kinds import Prepared
-from services.jobs.types import Claim
+from services.jobs.types import Claim, Ending, Outcome
 from shared.contracts.documents import DocumentSetSpec, Pack
 from shared.contracts.jobs import Driver, JobRequest, State
 from shared.db.models import DocumentSetFile, File, Job
@@ -188,8 +188,22 @@ class TestChildren:
         assert State(last.state) is State.CANCELLED
         again = jobs.retry(session, tenant, last.id).job
         assert (again.retry_of, again.spec["files"]) == (last.id, names[8:])
-        spec = documents.restore(parent.spec, ())
+        spec = documents.restore(parent.spec, tuple({"file_id": name} for name in names))
         assert documents.prepare(session, tenant, spec).spec == parent.spec
+
+    def test_a_child_that_is_run_again_keeps_a_pack_that_came_with_the_request(
+        self, session: Session, tenant: UUID
+    ) -> None:
+        names = upload(session, tenant, 9)
+        parent = submit(session, tenant, names, pack={"name": "annual-report", "terms": [{"name": "company"}]})
+        lifecycle.cancel(session, tenant, parent.id, reason="test")
+        session.expire_all()
+        last = children(session, tenant, parent)[-1]
+        again = jobs.retry(session, tenant, last.id).job
+        assert (again.spec["pack"], again.spec["files"]) == (parent.spec["pack"], names[8:])
+        lifecycle.end(session, [Ending(parent.id, parent.attempt, Outcome.CANCELLED)])
+        session.expire_all()
+        assert jobs.retry(session, tenant, parent.id).job.spec == parent.spec
 
 
 def test_a_set_of_ten_thousand_files_is_small(session: Session, tenant: UUID) -> None:

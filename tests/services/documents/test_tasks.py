@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import orjson
+
 from services.documents.evidence import Source
 from services.documents.operations import task_of
 from services.documents.summaries import Summary, groups
@@ -85,6 +87,12 @@ class TestExtractRead:
         }
         assert len(found.problems) == 4
         assert found.problems[1] == 'revenue: the quote "Revenue 1,200" does not show 1250'
+
+    def test_a_whole_number_beyond_64_bits_stays_one_that_can_be_stored(self) -> None:
+        found = read(task(type="extract", schema=SCHEMA), {"people": cell(10**20, "100000000000000000000")})
+        people = {value.path: value for value in found.values}["people"]
+        assert (people.value, type(people.value)) == (1e20, float)
+        assert orjson.loads(orjson.dumps(people.model_dump(mode="json")))["value"] == 1e20
 
     def test_nothing_is_wrong_with_what_is_missing(self) -> None:
         found = read(task(type="extract", schema=SCHEMA), {"company": cell(None, "x"), "people": None})

@@ -26,7 +26,7 @@ PACK = Pack.model_validate(
 
 
 def normal(path: str, value: Any) -> tuple[Any, Any]:
-    (found,) = terms.normalise(PACK, [Value(path=path, value=value)])
+    (found,) = terms.Normaliser(PACK).of([Value(path=path, value=value)])
     return found.value, found.original
 
 
@@ -101,9 +101,9 @@ class TestNormalise:
         assert normal(path, value) == (value, None)
 
     def test_twice_is_once(self) -> None:
-        once = terms.normalise(PACK, [Value(path="mass", value="12 kg"), Value(path="mass", value="Kilogramm")])
-        assert terms.normalise(PACK, once) == once
+        once = terms.Normaliser(PACK).of([Value(path="mass", value="12 kg"), Value(path="mass", value="Kilogramm")])
+        assert terms.Normaliser(PACK).of(once) == once
 
     def test_without_a_pack_nothing_changes(self) -> None:
         value = Value(path="currency", value="€")
-        assert terms.normalise(None, [value]) == (value,)
+        assert terms.Normaliser(None).of([value]) == (value,)
