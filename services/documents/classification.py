@@ -52,14 +52,14 @@ class Classification:
         if not votes:
             return Merged(None, (Value(path="label"),), flags)
         most = max(votes.values())
-        winners = [name for name in [*self._names, *votes] if votes[name] == most]
+        winners = [name for name in self._names if votes[name] == most]
         best = self._best(winners[0], values).model_copy(update={"path": "label"})
-        if len(dict.fromkeys(winners)) > 1:
+        if len(winners) > 1:
             best = best.model_copy(update={"flags": flags_of([best.flags, (Flag.CONFLICT,)])})
         return Merged(best.value, (best,), flags)
 
     def _union(self, values: Sequence[Value]) -> list[str]:
-        """Labels that are well supported anywhere, and flagged ones that nothing else says, in their given order."""
+        """Labels that any part says, in their given order."""
         said = {value.value for value in values}
         return [name for name in self._names if name in said]
 

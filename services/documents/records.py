@@ -29,6 +29,13 @@ class Status(StrEnum):
     FLAGGED = "flagged"  #: it has a result that a person should look at
     ERROR = "error"  #: it has none
 
+    @classmethod
+    def of(cls, result: DocumentResult | None) -> Self:
+        """What a result, or that there is none, says."""
+        if result is None:
+            return cls.ERROR
+        return cls.FLAGGED if result.flagged else cls.OK
+
 
 @dataclass(frozen=True)
 class Record:
@@ -59,9 +66,7 @@ class Record:
     @property
     def status(self) -> Status:
         """What became of the document."""
-        if self.result is None:
-            return Status.ERROR
-        return Status.FLAGGED if self.result.flagged else Status.OK
+        return Status.of(self.result)
 
     @property
     def reason(self) -> str | None:
@@ -73,9 +78,8 @@ class Record:
     @property
     def broken(self) -> list[tuple[str, str]]:
         """(rule, path) of each value that breaks a rule."""
-        mark = violates("")
         values = self.result.values if self.result else ()
-        return [(value.check.removeprefix(mark), value.path) for value in values if value.check.startswith(mark)]
+        return [(value.check.removeprefix(violates("")), value.path) for value in values if value.violating]
 
     @property
     def checks(self) -> "Checks":

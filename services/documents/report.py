@@ -11,10 +11,8 @@ from typing import Any
 
 import orjson
 
-from services.documents import packs
 from services.documents.records import Record, Status, Totals
-from shared.contracts.documents import DocumentResult, DocumentSetSpec, Value, violates
-from shared.errors import ModelyardError
+from shared.contracts.documents import DocumentResult, DocumentSetSpec, Value
 
 SECTIONS = 1000  #: documents whose values the page shows; of a larger set, the first that are not ok
 ROWS = 500  #: values that it shows of one document
@@ -42,16 +40,14 @@ class About:
 
     @classmethod
     def of(cls, set_id: str, spec: DocumentSetSpec, *, totals: Totals) -> "About":
-        """What the set's spec says. The messages of a pack that has been removed since are not told."""
-        try:
-            pack = packs.resolve(spec.pack)
-        except ModelyardError:
-            pack = None
+        """What the set's spec says, as it is stored: with its pack whole."""
+        pack = spec.pack
+        assert not isinstance(pack, str), pack
         return cls(
             set_id=set_id,
             model=spec.model,
             operation=spec.operation.type,
-            pack=spec.pack if isinstance(spec.pack, str) else spec.pack.name if spec.pack else None,
+            pack=pack.name if pack else None,
             rules={rule.name: rule.message for rule in pack.rules} if pack else {},
             totals=totals,
         )
@@ -147,9 +143,8 @@ def _row(number: int, record: Record, *, link: bool) -> Iterator[str]:
 def _notes(record: Record) -> str:
     if record.result is None:
         return record.reason or ""
-    flags = dict.fromkeys([*record.result.flags, *(flag for value in record.result.values for flag in value.flags)])
     rules = dict.fromkeys(rule for rule, _ in record.broken)
-    return "; ".join(filter(None, (f"breaks {', '.join(rules)}" if rules else "", ", ".join(flags))))
+    return "; ".join(filter(None, (f"breaks {', '.join(rules)}" if rules else "", ", ".join(record.result.all_flags))))
 
 
 def _section(number: int, record: Record, about: About) -> Iterator[str]:
@@ -182,7 +177,7 @@ def _value(value: Value) -> str:
     was = "" if value.original is None else f' <span class="note">was {_text(_said(value.original))}</span>'
     flags = f' <span class="flags">{_text(", ".join(value.flags))}</span>' if value.flags else ""
     quote = f"<q>{_text(value.quote)}</q>" if value.quote else ""
-    kind = "violates" if value.check.startswith(violates("")) else value.check
+    kind = "violates" if value.violating else value.check
     return (
         f"<tr><td>{_text(value.path)}</td><td>{_text(_said(value.value))}{was}</td>"
         f'<td class="number">{"" if value.page is None else value.page}</td><td>{quote}</td>'

@@ -10,17 +10,17 @@ Columns have the type that the schema gives: number, integer, boolean, date or t
 column is left out there and stands in `unfit`, a JSON object by path; `results.jsonl` has every value as it is.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import orjson
 
-from services.documents import dates
 from services.documents.records import Record
+from services.documents.rules import day_of
 from services.documents.schemas import Shape, join
-from shared.contracts.documents import Check, Classify, Extract, Operation, Value, violates
+from shared.contracts.documents import Check, Classify, Extract, Operation, Value
 
 
 class Type(StrEnum):
@@ -75,8 +75,7 @@ class Table:
         cells = list(self._cells(record, unfit))
         flags: Any = None
         if (result := record.result) is not None:
-            found = dict.fromkeys([*result.flags, *(flag for value in result.values for flag in value.flags)])
-            flags = " ".join(found) or None
+            flags = " ".join(result.all_flags) or None
         pages = result.pages if result else None
         told = json(unfit) if unfit else None
         return [record.file_id, record.filename, record.status.value, pages, *cells, flags, told, record.reason]
@@ -169,7 +168,7 @@ def _fit(type: Type, value: Any) -> Any:
             _Unfit.unless(isinstance(value, bool))
             return value
         case Type.DATE:
-            day = dates.parse(value) if isinstance(value, str) else None
+            day = day_of(value)
             _Unfit.unless(day)
             return day
     _Unfit.unless(isinstance(value, int | float) and not isinstance(value, bool))
@@ -183,10 +182,10 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json(value)
 
 
-def _worst(entries: Iterable[Value]) -> str | None:
+def _worst(entries: Sequence[Value]) -> str | None:
     """What the rules found of all of a list's entries."""
     checks = [value.check for value in entries]
-    broken = next((check for check in checks if check.startswith(violates(""))), None)
+    broken = next((value.check for value in entries if value.violating), None)
     if broken is not None or not checks:
         return broken
     return str(Check.UNCHECKED if Check.UNCHECKED in checks else Check.VERIFIED)

@@ -71,9 +71,7 @@ class Record:
     @property
     def status(self) -> Status:
         """What became of it."""
-        if self.result is None:
-            return Status.ERROR
-        return Status.FLAGGED if self.result.flagged else Status.OK
+        return Status.of(self.result)
 
 
 def public_id(job_id: UUID) -> str:

@@ -76,6 +76,11 @@ class ModelFacts:
         return self.serving.quantization or SERVED_DTYPES.get(self.serving.dtype or "", self.dtype)
 
 
+def served_context(own: int, serving: Serving) -> int:
+    """Tokens of a context that are served: the model's own, or less by its serving options."""
+    return min(own, serving.context_length or own)
+
+
 def facts(model: Model, base: Model | None = None) -> ModelFacts:
     """The figures of a registered model; of an adapter, with its base."""
     own = base or model
@@ -91,7 +96,7 @@ def facts(model: Model, base: Model | None = None) -> ModelFacts:
         dtype=own.dtype,
         weight_bytes=own.bytes,
         parameters=own.parameters,
-        context_length=min(own.context_length, serving.context_length or own.context_length),
+        context_length=served_context(own.context_length, serving),
         kv_values_per_token=kv_values_per_token(config),
         kv_heads=kv_heads(config),
         serving=serving,

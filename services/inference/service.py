@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from services.catalog import service as catalog
 from services.files import service as files
 from services.inference import repository
-from services.inference.models import ModelFacts, facts
+from services.inference.models import ModelFacts, facts, served_context
 from services.jobs.kinds import Prepared
 from services.jobs.types import Claim
 from shared.contracts.inference import InferenceSpec
@@ -63,6 +63,16 @@ class ServedModel:
     kv_heads: int
     serving: Serving
     adapter: AdapterModel | None = None
+
+    @property
+    def served_as(self) -> str:
+        """What a request to an engine calls the model."""
+        return self.adapter.digest if self.adapter else self.digest
+
+    @property
+    def context(self) -> int:
+        """Tokens that are served: the model's own, or less by its serving options."""
+        return served_context(self.context_length, self.serving)
 
 
 def prepare(session: Session, tenant_id: UUID, spec: InferenceSpec) -> Prepared:

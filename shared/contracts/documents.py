@@ -258,6 +258,11 @@ class Value(Contract):
     flags: tuple[Flag, ...] = ()
     original: Any = None  #: the value before a term dictionary or a unit normalised it; null: as it is
 
+    @property
+    def violating(self) -> bool:
+        """Whether it breaks a rule."""
+        return self.check.startswith(violates(""))
+
 
 class DocumentUsage(Contract):
     """Tokens of all calls for one document."""
@@ -284,6 +289,11 @@ class DocumentResult(Contract):
     usage: DocumentUsage = DocumentUsage()
 
     @property
+    def all_flags(self) -> list[Flag]:
+        """The document's own and its values' flags, each once."""
+        return list(dict.fromkeys([*self.flags, *(flag for value in self.values for flag in value.flags)]))
+
+    @property
     def flagged(self) -> bool:
         """Whether a person should look at it."""
-        return bool(self.flags) or any(value.flags or value.check.startswith("violates:") for value in self.values)
+        return bool(self.flags) or any(value.flags or value.violating for value in self.values)

@@ -62,7 +62,8 @@ class Bodies:
         self._path: str = claim.spec["endpoint"]
         self._base = model.digest
         self._adapter = model.adapter.digest if model.adapter else None
-        self._context = min(model.context_length, model.serving.context_length or model.context_length)
+        self._name = model.served_as
+        self._context = model.context
         self.mode = Mode.EMBED if BODIES[self._path] is EmbeddingBody else Mode.GENERATE
 
     def line(self, item: JobItem) -> Line | Result:
@@ -105,7 +106,7 @@ class Bodies:
         body = parse(fields, BODIES[self._path])
         if isinstance(body, GenerateBody) and body.stream:
             raise BadRequest("A batch has whole answers: leave `stream` out.", code=UNSUPPORTED, param="stream")
-        own: dict[str, Any] = {"model": self._adapter or self._base}
+        own: dict[str, Any] = {"model": self._name}
         key = self._key(body, ON)
         if not deterministic(body):
             own["seed"] = int(key.sha256[:SEED_DIGITS], 16)

@@ -1,9 +1,5 @@
 """The `document_set` kind: pending documents read and asked about, each recorded once."""
 
-import asyncio
-import os
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from services.documents import service as documents
@@ -19,9 +15,9 @@ from workers.operations.documents_dialogue import together
 from workers.operations.documents_pipeline import Pipeline
 from workers.operations.documents_shared import chunker, shelf
 from workers.operations.pumping import record
+from workers.runtime import scratch
 from workers.runtime.host import Host
 from workers.runtime.post_mortem import EngineFailed
-from workers.runtime.processes import Identity, Note
 from workers.runtime.work import Finish, JobFailed, Work
 
 
@@ -34,7 +30,7 @@ async def run(work: Work, host: Host) -> Finish:
     """
     folder = host.folders.attempt(work.id, work.claim.attempt)
     try:
-        await host.blocking(lambda: _claim(folder))
+        await host.blocking(lambda: scratch.claim(folder))
         await _read(work, host, folder)
     except EngineFailed as failure:
         raise JobFailed(failure.error, permanent=not failure.error.retryable) from failure
@@ -42,9 +38,7 @@ async def run(work: Work, host: Host) -> Finish:
         told = JobError(code=error.code, title=error.message, retryable=error.retryable)
         raise JobFailed(told, permanent=not error.retryable) from error
     finally:
-        await asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(folder, ignore_errors=True))
-        with suppress(OSError):
-            folder.parent.rmdir()
+        await scratch.discard(folder)
     return work.succeeded()
 
 
@@ -57,11 +51,10 @@ async def _read(work: Work, host: Host, folder: Path) -> None:
             repository.pending_lines(session, claim.tenant_id, claim.job_id, limit=FILES),
         )
     )
-    context = min(model.context_length, model.serving.context_length or model.context_length)
-    task = task_of(spec, context=context)
+    task = await host.blocking(lambda: task_of(spec, context=model.context))
     cutting = await chunker(host, model)
     prompt = await host.blocking(lambda: cutting.count(empty_prompt(task)))
-    budget = _budget(spec, context=context, prompt=prompt)
+    budget = _budget(spec, context=model.context, prompt=prompt)
     async with shelf(host) as shared, Desk(work, host, model=model, spec=spec) as desk:
         pipeline = Pipeline(
             work,
@@ -88,10 +81,3 @@ def _budget(spec: DocumentSetSpec, *, context: int, prompt: int) -> Budget:
 async def _one(pipeline: Pipeline, item: JobItem, path: Path) -> None:
     result = await pipeline.run(DocumentInput.model_validate(item.input), path)
     await record(pipeline.work, pipeline.host, item.line_no, result)
-
-
-def _claim(folder: Path) -> None:
-    """Make the folder and say whose it is: a worker that starts sweeps those of the dead."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    here = Identity.of(os.getpid())
-    Note(process=here, worker=here).write(folder)

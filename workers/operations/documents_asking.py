@@ -94,8 +94,7 @@ class Desk:
             return self._asker
 
     def _line(self, turns: Sequence[Turn], schema: dict[str, Any] | None) -> Line:
-        adapter = self._model.adapter.digest if self._model.adapter else None
-        body: dict[str, Any] = {"model": adapter or self._model.digest, "messages": list(turns)}
+        body: dict[str, Any] = {"model": self._model.served_as, "messages": list(turns)}
         body |= {"max_tokens": self._spec.max_tokens, "temperature": self._spec.temperature}
         if self._spec.guided and schema is not None:
             form = {"name": "answer", "schema": schema, "strict": True}
@@ -104,7 +103,7 @@ class Desk:
             body["seed"] = seed
         said = sum(len(turn["content"]) for turn in turns)
         cost = Cost(prompt_tokens=said // CHARACTERS_PER_TOKEN, output_tokens=self._spec.max_tokens)
-        return Line(next(self._numbers), PATH, body, cost, self._key(body, adapter))
+        return Line(next(self._numbers), PATH, body, cost, self._key(body))
 
     def _seed_of(self, body: Mapping[str, Any]) -> int | None:
         """The caller's seed; where answers are drawn without one, one made of the request: every attempt's is equal."""
@@ -113,11 +112,12 @@ class Desk:
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
         return int.from_bytes(digest[:8]) >> 1
 
-    def _key(self, body: Mapping[str, Any], adapter: str | None) -> Key | None:
+    def _key(self, body: Mapping[str, Any]) -> Key | None:
         try:
             checked = parse(body, ChatBody)
         except BadRequest:
             return None  # the engine says what is wrong with it
+        adapter = self._model.adapter.digest if self._model.adapter else None
         return key_of(checked, tenant_id=self._work.claim.tenant_id, digest=self._model.digest, adapter=adapter)
 
 

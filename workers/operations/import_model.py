@@ -1,8 +1,6 @@
 """The `import_model` kind: files from a folder, a bucket, uploads or the Hub become a model version."""
 
 import asyncio
-import os
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,8 +14,8 @@ from services.imports.transfer import Meter, Stopped, Transfer
 from shared.contracts.imports import ImportedModel, ImportSpec
 from shared.contracts.jobs import JobError
 from shared.errors import ModelyardError
+from workers.runtime import scratch
 from workers.runtime.host import Host
-from workers.runtime.processes import Identity, Note
 from workers.runtime.work import Finish, JobFailed, Work
 
 RESULT: Final = "model.json"
@@ -41,9 +39,7 @@ async def run(work: Work, host: Host) -> Finish:
         told = JobError(code=error.code, title=error.message, retryable=error.retryable)
         raise JobFailed(told, permanent=not error.retryable) from error
     finally:
-        await asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(folder, ignore_errors=True))
-        with suppress(OSError):
-            folder.parent.rmdir()
+        await scratch.discard(folder)
 
 
 async def _in_thread(work: Work, host: Host, stopped: threading.Event) -> ImportedModel:
@@ -63,9 +59,8 @@ async def _in_thread(work: Work, host: Host, stopped: threading.Event) -> Import
         loop.call_soon_threadsafe(work.progress, done, total, "bytes")
 
     def blocking() -> ImportedModel:
-        (folder / "in").mkdir(mode=0o700, parents=True, exist_ok=True)
-        here = Identity.of(os.getpid())
-        Note(process=here, worker=here).write(folder)  # whose folder this is; a worker that starts sweeps the others
+        scratch.claim(folder)
+        (folder / "in").mkdir(mode=0o700, exist_ok=True)
         return transfer.run(Meter(progress, stopped))
 
     running = loop.run_in_executor(_threads, blocking)

@@ -51,13 +51,14 @@ class Requests:
         self._tenant = claim.tenant_id
         self._base = model.digest
         self._adapter = model.adapter.digest if model.adapter else None
+        self._name = model.served_as
         self._wishes = {name: claim.spec[name] for name in FORWARDED if claim.spec.get(name) is not None}
         self.wish = CacheWish.model_validate(claim.spec.get("cache") or {})
 
     def line(self, item: JobItem) -> Line:
         """The request that a line is."""
         chat = "messages" in item.input
-        body = {"model": self._adapter or self._base, **self._wishes, **item.input}
+        body = {"model": self._name, **self._wishes, **item.input}
         said = sum(len(turn["content"]) for turn in item.input["messages"]) if chat else len(item.input["prompt"])
         cost = Cost(prompt_tokens=said // CHARACTERS_PER_TOKEN, output_tokens=body["max_tokens"])
         path = "/v1/chat/completions" if chat else "/v1/completions"

@@ -41,7 +41,7 @@ from shared.embedded.layout import open_log, write_private
 from shared.errors import DatabaseUnavailable
 from shared.settings import passed_on
 from shared.telemetry import logger
-from workers.runtime import checkpoints
+from workers.runtime import checkpoints, scratch
 from workers.runtime.host import Host
 from workers.runtime.processes import Identity, Note, exited, signal_group
 from workers.runtime.slots import CPU, VISIBLE, SlotName, visible_devices
@@ -70,9 +70,7 @@ async def run_forge(work: Work, host: Host, *, module: str) -> Finish:
         return await _Forge(work, host, folder, slots).run(module)
     finally:
         host.devices.give_back(slots)
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            folder.parent.rmdir()
+        await scratch.discard(folder)
 
 
 class _Forge:
