@@ -130,7 +130,7 @@ class TestEnds:
         upload = begin(client)
         sent = halves(client, upload)
         with gateway.database.transaction() as session:
-            session.execute(text("UPDATE uploads SET completing_until = clock_timestamp() + interval '0.6 s'"))
+            session.execute(text("UPDATE uploads SET completing_until = clock_timestamp() + interval '2 s'"))
         answer = complete(client, upload, sent)
         assert answer.elapsed.total_seconds() > 0.4
         assert content(client, answer) == LINES

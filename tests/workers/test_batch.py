@@ -241,7 +241,7 @@ class TestEqualLines:
     def test_are_found_by_the_next_batch_in_the_cache_unless_a_line_does_not_want_it(self, world: World):
         bodies = [completion(text, cache=None) for text in ("one two", "three")]
         first = submit(world, bodies)
-        runner = world.runner(**SCRIPTED)
+        runner = world.runner(**SCRIPTED, engine_max_in_flight=1)  # one after the other, in order
         world.wait_for(first, State.SUCCEEDED, timeout=40)
         second = submit(world, [*bodies, completion("three", cache={"mode": "refresh"})])
         runner.wake("cpu.serve")

@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 class TestStops:
     def test_a_cancelled_batch_keeps_what_was_answered_and_leaves_the_engine(self, world: World):
         job = submit(world, [completion(f"w{number} x y z") for number in range(200)])
-        runner = world.runner(engine="scripted", engine_commands={"scripted": [*COMMAND, "--word-s", "0.05"]})
+        slow = {"engine": "scripted", "engine_commands": {"scripted": [*COMMAND, "--word-s", "0.05"]}}
+        runner = world.runner(**slow, engine_max_in_flight=4)  # ten seconds for all of them
         wait_until(lambda: done(world, job) > 20, timeout=40, what="some lines")
         world.cancel(job)
         ended = world.wait_for(job, State.CANCELLED, timeout=15)
@@ -31,16 +32,19 @@ class TestStops:
         assert {line.status for line in found} == {"done", "pending"}
 
     def test_a_deadline_ends_it_with_what_there_is(self, world: World):
-        job = submit(
-            world,
-            [completion(f"w{number} x y z") for number in range(400)],
-            deadline_at=utc_now() + timedelta(seconds=6),
-        )
-        world.runner(
+        warm = submit(world, [completion("warm")])
+        runner = world.runner(
             engine="scripted",
             engine_commands={"scripted": [*COMMAND, "--word-s", "0.2"]},
             engine_max_in_flight=8,
         )
+        world.wait_for(warm, State.SUCCEEDED, timeout=40)  # the start of an engine takes seconds of its own
+        job = submit(
+            world,
+            [completion(f"w{number} x y z") for number in range(400)],
+            deadline_at=utc_now() + timedelta(seconds=5),
+        )
+        runner.wake("cpu.serve")
         ended = world.wait_for(job, State.EXPIRED, timeout=30)
         assert 0 < ended.progress_done < 400
         assert ended.error is not None

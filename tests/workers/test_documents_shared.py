@@ -17,8 +17,10 @@ Take = Callable[[str], AbstractAsyncContextManager[Parsed]]
 
 
 @asynccontextmanager
-async def shelf(tmp_path: Path, *, capacity: int, at_once: int = 2) -> AsyncIterator[Take]:
-    """A shelf on which texts are put by what they say."""
+async def shelf(
+    tmp_path: Path, *, capacity: int, at_once: int = 2, fetched: list[Path] | None = None
+) -> AsyncIterator[Take]:
+    """A shelf on which texts are put by what they say; their paths come to `fetched`."""
     opened = Shelf(Readers(Settings()), at_once=at_once, capacity=capacity)
 
     def take(text: str) -> AbstractAsyncContextManager[Parsed]:
@@ -26,6 +28,8 @@ async def shelf(tmp_path: Path, *, capacity: int, at_once: int = 2) -> AsyncIter
 
         async def fetch() -> None:
             await asyncio.to_thread(path.write_text, text)
+            if fetched is not None:
+                fetched.append(path)
 
         return opened.take(path, filename="a.txt", fetch=fetch)
 
@@ -70,10 +74,12 @@ class TestShelf:
         async def scenario() -> None:
             leave = asyncio.Event()
             leave.set()
-            async with shelf(tmp_path, capacity=150, at_once=1) as take:
+            fetched: list[Path] = []
+            async with shelf(tmp_path, capacity=150, at_once=1, fetched=fetched) as take:
                 async with take("one " * 25):
                     second = background(take("two " * 25), leave)
-                    await until(lambda: not (tmp_path / "one ").exists() and not second.done())
+                    await until(lambda: len(fetched) == 2 and not fetched[1].exists())  # it is read, and waits for room
+                    assert not second.done()
                     second.cancel()
                     await asyncio.gather(second, return_exceptions=True)
                     assert second.cancelled()

@@ -20,13 +20,12 @@ from shared.db.session import Database
 from shared.http import Outbound
 from shared.settings import Settings
 from shared.storage import Store
+from tests.services.blobs.swept import GRACE_S, age
 from tests.services.jobs import build
 from tests.support.configured import configured, environment
 from tests.support.polling import wait_until
 from workers.courier import Courier
 from workers.tasks.control import Context
-
-GRACE_S = 0.2
 
 
 @pytest.fixture
@@ -81,6 +80,7 @@ class TestSweep:
         with database.transaction() as session:
             assert session.get_one(File, late.id).deleted_at is not None
         assert store.size(tenant, late.sha256) == late.bytes
+        age(database)
 
         def gone() -> bool:
             look()
@@ -91,8 +91,10 @@ class TestSweep:
     def test_of_an_upload_that_nobody_completed(self, database: Database, store: Store, tenant: UUID, look):
         part = store.put_bytes(tenant, b"part")
         with database.transaction() as session:
-            row = uploads.create(session, tenant, NewUpload("f", "user_data", "text/plain", 4), open_s=0.1).upload
+            row = uploads.create(session, tenant, NewUpload("f", "user_data", "text/plain", 4), open_s=3600).upload
             uploads.add_part(session, tenant, uploads.public_id(row), blob=part)
+        with database.transaction() as session:
+            session.execute(text("UPDATE uploads SET expires_at = clock_timestamp() - interval '1 s'"))
 
         def ended() -> bool:
             look()
@@ -100,6 +102,7 @@ class TestSweep:
                 return uploads.find(session, tenant, uploads.public_id(row)).upload.status == "expired"
 
         wait_until(ended, what="the upload is expired")
+        age(database)
         wait_until(lambda: ended() and store.size(tenant, part.sha256) is None, what="its part is removed")
 
     @pytest.mark.faults
@@ -109,7 +112,7 @@ class TestSweep:
         """The content stays until the next courier, which finds the row as it was."""
         with database.transaction() as session:
             assert files.expire(session) == 1
-            session.execute(text("UPDATE garbage SET since = since - interval '1 hour'"))
+        age(database)
         env = {**environment(here, failpoints="gc.before_delete:kill9@once"), "PATH": os.environ["PATH"]}
         command = [sys.executable, "-m", "workers.courier"]
         with (tmp_path / "log").open("a") as log:

@@ -115,7 +115,7 @@ class TestInterrupted:
             argv = ["env", "--default-signal=INT", sys.executable, "-m", "services.cli.main"]
             argv += ["documents", "wait", "docset_1", *where]
             with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as waiting:
-                wait_until(lambda: len(running.asked) > 2, what="it looks")
+                wait_until(lambda: len(running.asked) > 2, timeout=60, what="it looks")
                 waiting.send_signal(signal.SIGINT)
                 _, told = waiting.communicate(timeout=30)
         assert waiting.returncode == ExitCode.INTERRUPTED
