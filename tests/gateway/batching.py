@@ -14,19 +14,17 @@ from shared.ids import new_id
 from shared.storage import Store
 from tests.gateway.conftest import Gateway
 from tests.gateway.served import register
-from tests.services.batches.build import CHAT, file
-from tests.services.jobs import build
+from tests.gateway.work import end
+from tests.services.batches.build import CHAT, REFUSED, file
 from workers.tasks import batch as tasks
 from workers.tasks.control import Context
 from workers.tasks.repository import Task
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
-REFUSED = {"error": {"message": "No.", "type": "invalid_request_error", "param": "top_p", "code": "invalid_value"}}
 
 
-def answer(said: str = "out") -> dict[str, Any]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop", "logprobs": None}
-    return {"object": "chat.completion", "model": "tiny", "choices": [choice], "usage": USAGE}
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "out"}, "finish_reason": "stop", "logprobs": None}
+ANSWER = {"object": "chat.completion", "model": "tiny", "choices": [CHOICE], "usage": USAGE}
 
 
 class Batches:
@@ -81,14 +79,13 @@ class Batches:
             records = [
                 LineRecord(claimed.job_id, claimed.attempt, number, error=error)
                 if number == bad
-                else LineRecord(claimed.job_id, claimed.attempt, number, output={"body": answer(), "usage": spent})
+                else LineRecord(claimed.job_id, claimed.attempt, number, output={"body": ANSWER, "usage": spent})
                 for number in numbers
             ]
             assert lifecycle.record_lines(session, records) == {claimed.job_id}
 
     def end(self, claimed: Claim, outcome: Outcome = Outcome.SUCCEEDED, **extra: Any) -> None:
-        with self.gateway.database.transaction() as session:
-            assert lifecycle.end(session, [build.ending(claimed, outcome, **extra)])
+        end(self.gateway.database, claimed, outcome, **extra)
 
     def run(self, batch: dict[str, Any], *, bad: int | None = None) -> None:
         """Everything that happens to a batch whose file is good."""

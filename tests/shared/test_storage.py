@@ -18,13 +18,6 @@ from tests.support.webhooks import closed_port
 
 
 @pytest.fixture
-def store(stores: RunningStores) -> Store:
-    opened = Store.of(stores.settings())
-    opened.probe()
-    return opened
-
-
-@pytest.fixture
 def tenant() -> UUID:
     return new_id()
 

@@ -13,6 +13,10 @@ from shared.storage import Store
 from tests.services.inference import build
 
 CHAT: Final = "/v1/chat/completions"
+#: the body of an answer that refuses a request
+REFUSED: Final[dict[str, Any]] = {
+    "error": {"message": "No.", "type": "invalid_request_error", "param": "top_p", "code": "invalid_value"}
+}
 
 
 def body(text: str = "hello", **changes: Any) -> dict[str, Any]:

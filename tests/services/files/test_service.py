@@ -12,14 +12,6 @@ from shared.errors import InvalidField, NotFound, TooLarge
 from shared.ids import new_id
 from shared.ranges import wanted
 from shared.storage import Store
-from tests.support.stores import RunningStores
-
-
-@pytest.fixture
-def store(stores: RunningStores) -> Store:
-    opened = Store.of(stores.settings())
-    opened.probe()
-    return opened
 
 
 @pytest.fixture

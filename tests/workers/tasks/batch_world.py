@@ -1,28 +1,22 @@
 """What tests of the courier's part of batches share: a tenant with a model, and hands that do the work."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import orjson
-from sqlalchemy import text
 
 from services.batches import views
 from services.batches.views import BatchView
 from services.files import service as files
-from services.jobs import lifecycle, service
-from services.jobs.types import Claim, LineRecord, Outcome
-from shared.db.models import File, Job, JobItem
-from shared.db.session import Database
+from services.jobs import lifecycle
+from services.jobs.types import Claim, LineRecord
+from shared.db.models import File, JobItem
 from shared.ids import new_id, prefixed
-from shared.storage import Blob, Store
-from tests.services.batches.build import batch
-from tests.services.inference import build
-from tests.services.jobs import build as jobs
+from shared.storage import Blob
+from tests.services.batches.build import REFUSED, batch
+from tests.workers.tasks.hands import Hands
 from workers.tasks import batch as tasks
-from workers.tasks.control import Context
-from workers.tasks.repository import Task
 
 ANSWER = {
     "object": "chat.completion",
@@ -31,49 +25,26 @@ ANSWER = {
     "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
 }
 SPENT = {"prompt_tokens": 5, "completion_tokens": 3, "cached_tokens": 2}
-REFUSED = {"error": {"message": "No.", "type": "invalid_request_error", "param": "top_p", "code": "invalid_value"}}
 
 
-@dataclass
-class World:
-    """A tenant with a model, and the courier's hands."""
+class World(Hands):
+    """Hands for jobs of kind batch."""
 
-    database: Database
-    store: Store
-    tenant: UUID
+    KIND: ClassVar = "batch"
+    TASKS: ClassVar = tasks
 
     def submit(self, content: bytes, **spec: Any) -> UUID:
         with self.database.transaction() as session:
             return batch(session, self.store, self.tenant, content, **spec).id
-
-    def work(self, kind: str, job_id: UUID) -> None:
-        task = Task(new_id(), self.tenant, kind, job_id, "batch", 1)
-        getattr(tasks, kind)(Context(self.database, self.store), task)
 
     def expanded(self, content: bytes, **spec: Any) -> UUID:
         job_id = self.submit(content, **spec)
         self.work("expand", job_id)
         return job_id
 
-    def tasks(self) -> list[str]:
-        with self.database.transaction() as session:
-            return list(session.execute(text("SELECT kind FROM control_tasks ORDER BY kind")).scalars())
-
-    def job(self, job_id: UUID) -> Job:
-        with self.database.transaction() as session:
-            return service.get(session, self.tenant, job_id)
-
     def batch(self, job_id: UUID) -> BatchView:
         with self.database.transaction() as session:
             return views.one(session, self.tenant, job_id)
-
-    def cancel(self, job_id: UUID) -> None:
-        with self.database.transaction() as session:
-            service.cancel(session, self.tenant, job_id)
-
-    def claim(self, *, limit: int = 10_000) -> list[Claim]:
-        with self.database.transaction() as session:
-            return jobs.claim(session, limit=limit)
 
     def items(self, job_id: UUID) -> list[JobItem]:
         with self.database.transaction() as session:
@@ -90,10 +61,6 @@ class World:
         ]
         with self.database.transaction() as session:
             assert lifecycle.record_lines(session, records) == {claimed.job_id}
-
-    def end(self, claimed: Claim, outcome: Outcome = Outcome.SUCCEEDED, **extra: Any) -> None:
-        with self.database.transaction() as session:
-            assert lifecycle.end(session, [jobs.ending(claimed, outcome, **extra)])
 
     def run(self, claims: Iterable[Claim], *, bad: Iterable[int] = ()) -> None:
         for claimed in claims:
@@ -119,10 +86,3 @@ class World:
     def counts(self, job_id: UUID) -> tuple[int, int, int]:
         found = self.batch(job_id).counts
         return found.total, found.completed, found.failed
-
-
-def world_of(database: Database, store: Store) -> World:
-    with database.transaction() as session:
-        tenant = jobs.tenant(session)
-        build.model(session, tenant)
-    return World(database, store, tenant)

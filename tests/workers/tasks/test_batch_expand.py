@@ -20,7 +20,7 @@ from shared.ids import new_id
 from shared.storage import Store
 from tests.services.batches.build import CHAT, body, envelope, file, jsonl
 from tests.services.inference import build
-from tests.workers.tasks.batch_world import World, world_of
+from tests.workers.tasks.batch_world import World
 from workers.tasks import batch as tasks
 from workers.tasks.control import Context
 from workers.tasks.repository import Task
@@ -28,7 +28,7 @@ from workers.tasks.repository import Task
 
 @pytest.fixture
 def world(database: Database, store: Store) -> World:
-    return world_of(database, store)
+    return World.of(database, store)
 
 
 class TestExpand:

@@ -18,13 +18,13 @@ from shared.db.session import Database
 from shared.failpoints import Injected, armed
 from shared.ids import new_id, prefixed
 from shared.storage import Store
-from tests.services.batches.build import envelope, file, jsonl
-from tests.workers.tasks.batch_world import ANSWER, REFUSED, SPENT, World, world_of
+from tests.services.batches.build import REFUSED, envelope, file, jsonl
+from tests.workers.tasks.batch_world import ANSWER, SPENT, World
 
 
 @pytest.fixture
 def world(database: Database, store: Store) -> World:
-    return world_of(database, store)
+    return World.of(database, store)
 
 
 def derived(prefix: str, sha256: str, number: int) -> str:

@@ -2,14 +2,12 @@
 
 import csv
 import io
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import orjson
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import text
 
 from services.artifacts import service as artifacts
 from services.documents import views
@@ -19,16 +17,14 @@ from services.jobs import lifecycle, service
 from services.jobs.types import Claim, LineRecord, Outcome
 from shared.contracts.documents import SET_FILES, DocumentResult, DocumentUsage, Value
 from shared.contracts.jobs import JobRequest, State, Usage
-from shared.db.models import Artifact, File, Job, JobItem
+from shared.db.models import Artifact, File, JobItem
 from shared.db.session import Database
 from shared.failpoints import Injected, armed
 from shared.ids import new_id
 from shared.storage import Store
-from tests.services.inference import build
 from tests.services.jobs import build as jobs
+from tests.workers.tasks.hands import Hands
 from workers.tasks import document_set as tasks
-from workers.tasks.control import Context
-from workers.tasks.repository import Task
 
 NAMES = ["results.jsonl", "results.csv", "results.parquet", "report.json", "report.html"]
 EXTRACT = {
@@ -37,13 +33,11 @@ EXTRACT = {
 }
 
 
-@dataclass
-class World:
-    """A tenant with a model, and the courier's hands."""
+class World(Hands):
+    """Hands for jobs of kind document_set."""
 
-    database: Database
-    store: Store
-    tenant: UUID
+    KIND: ClassVar = "document_set"
+    TASKS: ClassVar = tasks
 
     def submit(self, count: int, *, after_job_id: UUID | None = None, **spec: Any) -> UUID:
         with self.database.transaction() as session:
@@ -64,29 +58,9 @@ class World:
             request = JobRequest(kind="document_set", spec=given, after_job_id=after_job_id)
             return service.submit(session, self.tenant, request).job.id
 
-    def work(self, kind: str, job_id: UUID) -> None:
-        task = Task(new_id(), self.tenant, kind, job_id, "document_set", 1)
-        getattr(tasks, kind)(Context(self.database, self.store), task)
-
-    def tasks(self) -> list[str]:
-        with self.database.transaction() as session:
-            return list(session.execute(text("SELECT kind FROM control_tasks ORDER BY kind")).scalars())
-
-    def job(self, job_id: UUID) -> Job:
-        with self.database.transaction() as session:
-            return service.get(session, self.tenant, job_id)
-
     def status(self, job_id: UUID) -> SetStatus:
         with self.database.transaction() as session:
             return views.one(session, self.tenant, job_id).status
-
-    def cancel(self, job_id: UUID) -> None:
-        with self.database.transaction() as session:
-            service.cancel(session, self.tenant, job_id)
-
-    def claim(self) -> list[Claim]:
-        with self.database.transaction() as session:
-            return jobs.claim(session, limit=10_000)
 
     def read(self, claimed: Claim, *, bad: int | None = None, limit: int = SET_FILES) -> None:
         """Record the first `limit` documents of a child, last first; document `bad` cannot be read."""
@@ -99,10 +73,6 @@ class World:
                 for item in items[:limit]
             ]
             assert lifecycle.record_lines(session, records[::-1]) == {claimed.job_id}
-
-    def end(self, claimed: Claim, outcome: Outcome = Outcome.SUCCEEDED, **extra: Any) -> None:
-        with self.database.transaction() as session:
-            lifecycle.end(session, [jobs.ending(claimed, outcome, **extra)])
 
     def results(self, job_id: UUID) -> dict[str, bytes]:
         with self.database.transaction() as session:
@@ -133,10 +103,7 @@ def result(item: JobItem) -> dict[str, Any]:
 
 @pytest.fixture
 def world(database: Database, store: Store) -> World:
-    with database.transaction() as session:
-        tenant = jobs.tenant(session)
-        build.model(session, tenant, context_length=8192)
-    return World(database, store, tenant)
+    return World.of(database, store, context_length=8192)
 
 
 class TestMerge:

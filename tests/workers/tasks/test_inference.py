@@ -1,8 +1,7 @@
 """A file becomes child jobs, and their lines one result: real PostgreSQL, real S3."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import orjson
@@ -14,26 +13,22 @@ from services.inference import service as inference
 from services.jobs import lifecycle, service
 from services.jobs.types import Claim, Outcome
 from shared.contracts.jobs import State, Usage
-from shared.db.models import Artifact, Job
+from shared.db.models import Artifact
 from shared.db.session import Database
 from shared.failpoints import Injected, armed
-from shared.ids import new_id
 from shared.settings import Settings
 from shared.storage import Store
 from tests.services.inference import build
 from tests.services.jobs import build as jobs
+from tests.workers.tasks.hands import Hands
 from workers.tasks import inference as tasks
-from workers.tasks.control import Context
-from workers.tasks.repository import Task
 
 
-@dataclass
-class World:
-    """A tenant with a model, and the courier's hands."""
+class World(Hands):
+    """Hands for jobs of kind inference."""
 
-    database: Database
-    store: Store
-    tenant: UUID
+    KIND: ClassVar = "inference"
+    TASKS: ClassVar = tasks
 
     def submit(self, *, after_job_id: UUID | None = None, **spec: Any) -> UUID:
         request = build.request(**spec).model_copy(update={"after_job_id": after_job_id})
@@ -46,22 +41,6 @@ class World:
             file = build.file(session, self.tenant, blob)
         return self.submit(input_file=file)
 
-    def work(self, kind: str, job_id: UUID) -> None:
-        task = Task(new_id(), self.tenant, kind, job_id, "inference", 1)
-        getattr(tasks, kind)(Context(self.database, self.store), task)
-
-    def tasks(self) -> list[str]:
-        with self.database.transaction() as session:
-            return list(session.execute(text("SELECT kind FROM control_tasks ORDER BY kind")).scalars())
-
-    def job(self, job_id: UUID) -> Job:
-        with self.database.transaction() as session:
-            return service.get(session, self.tenant, job_id)
-
-    def claim(self, *, limit: int = 10_000) -> list[Claim]:
-        with self.database.transaction() as session:
-            return jobs.claim(session, limit=limit)
-
     def run(self, claims: Iterable[Claim], *, bad: int | None = None) -> None:
         """Answer every line of these children, and end them."""
         for claimed in claims:
@@ -71,10 +50,6 @@ class World:
                 ).scalar_one()
                 build.run(session, claimed, first=first, count=claimed.progress_total or 0, bad=bad)
                 lifecycle.end(session, [jobs.ending(claimed, Outcome.SUCCEEDED)])
-
-    def end(self, claimed: Claim, outcome: Outcome, **extra: Any) -> None:
-        with self.database.transaction() as session:
-            lifecycle.end(session, [jobs.ending(claimed, outcome, **extra)])
 
     def results(self, job_id: UUID) -> list[dict[str, Any]]:
         with self.database.transaction() as session:
@@ -88,10 +63,7 @@ class World:
 def world(database: Database, settings: Settings) -> World:
     store = Store.of(settings)
     store.probe()
-    with database.transaction() as session:
-        tenant = jobs.tenant(session)
-        build.model(session, tenant)
-    return World(database, store, tenant)
+    return World.of(database, store)
 
 
 def prompts(count: int) -> bytes:
