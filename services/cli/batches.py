@@ -1,7 +1,6 @@
 """`modelyard batches …`: a file of requests in, a file of answers out."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +12,10 @@ from services.cli.calling import command
 from services.cli.client import Client
 from services.cli.files_upload import NoFile, Outgoing, send
 from services.cli.following_sets import BATCH, ENDS, ended_early, until_end, verdict
-from services.cli.job_request import pairs
+from services.cli.job_request import only_given, pairs
 from services.cli.listing import All, Limit, listing
 from services.cli.output import AsJson, emit, note, say
+from services.cli.waiting import Timeout
 from services.files.service import Purpose
 from shared.contracts.batches import LINE_BYTES
 
@@ -28,7 +28,6 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where the answers
 Errors = Annotated[Path | None, typer.Option("--errors", help="Where the lines that failed go, a JSONL file.")]
 Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end; --out and --errors wait too.")]
 AllowFailures = Annotated[bool, typer.Option("--allow-failures", help="Exit code 0 although some lines failed.")]
-Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to wait at most; exit code 6 then.")]
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,13 @@ def create(  # noqa: PLR0913 - each is an option of the command
     6 not within --timeout. Ctrl-C leaves the batch running.
     """
     files = Files(out, errors, force)
-    wanted = {
+    wanted = only_given({
         "endpoint": endpoint or _endpoint(file), "completion_window": window, "gpu_class": gpu_class,
-        "priority": priority, "metadata": pairs(metadata or (), "--metadata") or None,
-    }  # fmt: skip
+        "priority": priority, "metadata": pairs(metadata or (), "--metadata"),
+    })  # fmt: skip
     known = str(file).startswith("file-") and not file.exists()
     file_id = str(file) if known else send(client, Outgoing(file, file.name, Purpose.BATCH))["id"]
-    given = {name: value for name, value in wanted.items() if value is not None}
-    made = client.post(BATCH.path, {**given, "input_file_id": file_id})
+    made = client.post(BATCH.path, {**wanted, "input_file_id": file_id})
     _follow(client, made, files, wait=wait_, allow_failures=allow_failures, timeout_s=timeout, as_json=as_json)
 
 
@@ -231,7 +229,4 @@ def _get(client: Client, batch_id: str) -> dict[str, Any]:
 def _print(client: Client, batch: dict[str, Any]) -> None:
     if batch["output_file_id"] is None:
         raise files_saving.NothingToSave(f"No line of the batch ({batch['status']}) was answered.")
-    with client.download(f"/v1/files/{batch['output_file_id']}/content") as answer:
-        for chunk in answer.iter_raw():
-            sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
+    files_saving.to_stdout(client, batch["output_file_id"])

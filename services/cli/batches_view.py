@@ -1,12 +1,11 @@
 """Batches in the words of a terminal."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from services.cli.following_sets import BATCH, cause_of_end, summary
-from services.cli.job_view import LONGEST, age, clip
-from services.cli.output import say, table
+from services.cli.job_view import age, of_unix, show_fields
+from services.cli.output import table
 
 
 def show_batch(batch: Mapping[str, Any]) -> None:
@@ -24,13 +23,11 @@ def show_batch(batch: Mapping[str, Any]) -> None:
         "output": batch["output_file_id"],
         "errors": batch["error_file_id"],
         "usage": f"{usage['input_tokens']} + {usage['output_tokens']} tokens" if usage["total_tokens"] else None,
-        "created": _moment(batch["created_at"]),
-        "expires": _moment(batch["expires_at"]),
+        "created": of_unix(batch["created_at"]),
+        "expires": of_unix(batch["expires_at"]),
         "metadata": " ".join(f"{key}={value}" for key, value in (batch["metadata"] or {}).items()),
     }
-    for name, value in fields.items():
-        if value not in (None, ""):
-            say(f"{name:<10} {clip(str(value), width=LONGEST)}")
+    show_fields(fields.items())
 
 
 def show_batches(batches: Sequence[Mapping[str, Any]]) -> None:
@@ -43,8 +40,4 @@ def show_batches(batches: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _age(batch: Mapping[str, Any]) -> str:
-    return age(datetime.fromtimestamp(batch["created_at"], UTC).isoformat())
-
-
-def _moment(seconds: int | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+    return age(str(of_unix(batch["created_at"])))

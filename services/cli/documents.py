@@ -1,6 +1,5 @@
 """`modelyard documents …`: a folder of documents in, a checked table out."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +10,12 @@ from services.cli import documents_request, documents_view, files_saving
 from services.cli.calling import command
 from services.cli.client import CallError, Client
 from services.cli.documents_request import Wanted
-from services.cli.files_upload import Outgoing, send_all
+from services.cli.files_upload import Outgoing, forget, send_all
 from services.cli.following_sets import DOCUMENT_SET, until_end, verdict
-from services.cli.job_request import moment, pairs
+from services.cli.job_request import moment, only_given, pairs
 from services.cli.listing import All, Limit, listing
 from services.cli.output import AsJson, emit, note, say
+from services.cli.waiting import Timeout
 from services.files.service import Purpose
 
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -31,7 +31,6 @@ Report = Annotated[Path | None, typer.Option("--report", help="Where the report 
 AllowFailures = Annotated[
     bool, typer.Option("--allow-failures", help="Exit code 0 although some documents could not be read.")
 ]
-Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to wait at most; exit code 6 then.")]
 
 
 @dataclass(frozen=True)
@@ -104,14 +103,14 @@ def run(  # noqa: PLR0913 - each is an option of the command
     wanted = Wanted(schema, labels, multi, summarize, words, template)
     body = {
         "model": model, "operation": wanted.operation(), "pack": documents_request.pack(pack),
-        "chunking": _given({"tokens": chunk_tokens, "overlap": overlap}), "max_tokens": max_tokens,
+        "chunking": only_given({"tokens": chunk_tokens, "overlap": overlap}), "max_tokens": max_tokens,
         "temperature": temperature, "seed": seed, "gpu_class": gpu_class,
         "deadline": moment(deadline, "--deadline"), "metadata": pairs(metadata or (), "--metadata"),
     }  # fmt: skip
     files = Files(out, report, force)
     found = documents_request.find(paths, recursive=recursive)
     _warn(found.skipped)
-    made = _create(client, found, _given(body))
+    made = _create(client, found, only_given(body))
     note(f"document set {made['id']}")
     if detach:
         emit(made) if as_json else say(made["id"])
@@ -211,9 +210,7 @@ def _create(client: Client, found: documents_request.Found, body: dict[str, Any]
     try:
         return dict(client.post(DOCUMENT_SET.path, {**body, "files": files}))
     except CallError:
-        for file_id in files:
-            with suppress(CallError):
-                client.delete(f"/v1/files/{file_id}")
+        forget(client, files)
         raise
 
 
@@ -234,7 +231,3 @@ def _end(client: Client, found: dict[str, Any], files: Files, *, allow_failures:
         files.save(client, found)
     files.show(found, as_json=as_json)
     raise typer.Exit(code)
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None and value not in ({}, [])}

@@ -1,6 +1,5 @@
 """What `modelyard documents run` sends: the documents of folders, and an operation made of options."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import typer
 
-from services.cli.job_request import read
+from services.cli.job_request import json_object, read
 from services.documents import packs
 from shared.contracts.documents import FILES
 from shared.errors import ModelyardError
@@ -47,7 +46,7 @@ class Wanted:
         if self.words is not None and not self.summarize:
             raise typer.BadParameter("goes with --summarize", param_hint="--words")
         if self.schema is not None:
-            return {"type": "extract", "schema": _object(self.schema, "--schema")}
+            return {"type": "extract", "schema": json_object(self.schema, "--schema")}
         if self.labels is not None:
             labels = [label.strip() for label in self.labels.split(",") if label.strip()]
             return {"type": "classify", "labels": labels, "multi_label": self.multi}
@@ -111,13 +110,3 @@ def _nothing(paths: Sequence[Path], skipped: Sequence[Path], *, recursive: bool)
     hint = "" if recursive else "; --recursive looks into the folders below"
     others = f" ({len(skipped)} other files)" if skipped else ""
     return f"there are no documents in {where}{others}: {FORMATS} can be read{hint}"
-
-
-def _object(path: Path, option: str) -> dict[str, Any]:
-    try:
-        found = json.loads(read(path))
-    except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"line {error.lineno} is not JSON: {error.msg}", param_hint=option) from error
-    if not isinstance(found, dict):
-        raise typer.BadParameter("must hold one JSON object", param_hint=option)
-    return found

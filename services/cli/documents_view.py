@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from services.cli.following_sets import DOCUMENT_SET, cause_of_end, summary
-from services.cli.job_view import LONGEST, age, clip
-from services.cli.output import say, table
+from services.cli.job_view import age, clip, of_unix, show_fields
+from services.cli.output import table
 
 WIDTH = 60  # characters of a result in a table
 
@@ -25,15 +24,13 @@ def show_set(found: Mapping[str, Any]) -> None:
         "operation": f"{found['operation']['type']}{pack}",
         "pages": found["pages"] or None,
         "usage": spent if usage["total_tokens"] else None,
-        "created": _moment(found["created_at"]),
-        "finished": _moment(found["finished_at"]),
-        "deadline": _moment(found["expires_at"]),
+        "created": of_unix(found["created_at"]),
+        "finished": of_unix(found["finished_at"]),
+        "deadline": of_unix(found["expires_at"]),
         "metadata": " ".join(f"{key}={value}" for key, value in found["metadata"].items()),
         "artifacts": " ".join(each["name"] for each in found["artifacts"]),
     }
-    for name, value in fields.items():
-        if value not in (None, ""):
-            say(f"{name:<10} {clip(str(value), width=LONGEST)}")
+    show_fields(fields.items())
 
 
 def show_sets(sets: Sequence[Mapping[str, Any]]) -> None:
@@ -41,7 +38,7 @@ def show_sets(sets: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (
             each["id"], summary(DOCUMENT_SET, each), each["model"], each["operation"]["type"], each["pages"],
-            age(datetime.fromtimestamp(each["created_at"], UTC).isoformat()),
+            age(str(of_unix(each["created_at"]))),
         )
         for each in sets
     ]  # fmt: skip
@@ -75,7 +72,3 @@ def _result(record: Mapping[str, Any]) -> str:
         return clip(f"{error['code']}: {error['detail'] or error['title']}", width=WIDTH)
     result = record["result"]
     return clip(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False), width=WIDTH)
-
-
-def _moment(seconds: int | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()

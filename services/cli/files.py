@@ -1,6 +1,5 @@
 """`modelyard files …`: uploads, and what batches wrote."""
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,10 +74,7 @@ def content(
         files_saving.check(output, force=force)
         files_saving.save_file(client, file, output, force=force)
         return
-    with client.download(f"/v1/files/{file}/content") as answer:
-        for chunk in answer.iter_raw():
-            sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
+    files_saving.to_stdout(client, file)
 
 
 @command(app)

@@ -1,5 +1,6 @@
 """Bringing what a batch or a document set has made to files of the caller's."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,3 +46,11 @@ def save_file(client: Client, file_id: str, target: Path, *, force: bool) -> Non
     """Bring an uploaded or written file to `target`."""
     found = client.get(f"/v1/files/{file_id}")
     save(client, {**found, "content": f"/v1/files/{file_id}/content"}, target, force=force)
+
+
+def to_stdout(client: Client, file_id: str) -> None:
+    """Write a file's content to stdout as it comes."""
+    with client.download(f"/v1/files/{file_id}/content") as answer:
+        for chunk in answer.iter_raw():
+            sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()

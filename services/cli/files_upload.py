@@ -1,7 +1,7 @@
 """Files on their way to a gateway: several at once, large ones in parts, all under one bar."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def send_all(client: Client, files: Sequence[Outgoing], *, at_once: int = AT_ONC
         except BaseException:
             stopped.set()
             threads.shutdown(wait=True, cancel_futures=True)
-            _forget(client, work)
+            forget(client, (each.result()["id"] for each in work if _sent(each)))
             raise
         return [each.result() for each in work]
 
@@ -173,8 +173,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise NoFile(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _forget(client: Client, work: Sequence[Future[dict[str, Any]]]) -> None:
-    for each in work:
-        if each.done() and not each.cancelled() and each.exception() is None:
-            with suppress(CallError):
-                client.delete(f"/v1/files/{each.result()['id']}")
+def forget(client: Client, file_ids: Iterable[str]) -> None:
+    """Delete files that nothing needs any more; one that cannot be deleted stays."""
+    for file_id in file_ids:
+        with suppress(CallError):
+            client.delete(f"/v1/files/{file_id}")
+
+
+def _sent(work: Future[dict[str, Any]]) -> bool:
+    return work.done() and not work.cancelled() and work.exception() is None

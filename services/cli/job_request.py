@@ -17,18 +17,28 @@ SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def from_file(path: Path) -> dict[str, Any]:
     """A whole request: the body of `POST /v1/jobs`, from a file or, as `-`, from standard input."""
+    return json_object(path, "--file", what=", the body of POST /v1/jobs")
+
+
+def json_object(path: Path, option: str, *, what: str = "") -> dict[str, Any]:
+    """The JSON object in a file, or, as `-`, on standard input. `what` says more of it to who gave another thing."""
     try:
-        body = json.loads(read(path))
+        found = json.loads(read(path))
     except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"line {error.lineno} is not JSON: {error.msg}", param_hint="--file") from error
-    if not isinstance(body, dict):
-        raise typer.BadParameter("must hold one JSON object, the body of POST /v1/jobs", param_hint="--file")
-    return body
+        raise typer.BadParameter(f"line {error.lineno} is not JSON: {error.msg}", param_hint=option) from error
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"must hold one JSON object{what}", param_hint=option)
+    return found
 
 
 def from_options(kind: str, *, spec: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
     """A request made of options; those that were not given (None, or empty) are left to the platform's defaults."""
-    return {"kind": kind, "spec": _given(spec), **_given(request)}
+    return {"kind": kind, "spec": only_given(spec), **only_given(request)}
+
+
+def only_given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that were not given: None, or empty."""
+    return {name: value for name, value in options.items() if value is not None and value not in ([], {})}
 
 
 def lines(prompts: Iterable[str], file: Path | None, *, chat: bool, system: str | None) -> dict[str, Any]:
@@ -117,7 +127,3 @@ def _json_or_text(value: str) -> Any:
         return json.loads(value)
     except json.JSONDecodeError:
         return value
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None and value not in ([], {})}

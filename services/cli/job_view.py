@@ -1,6 +1,6 @@
 """Jobs in the words of a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +12,12 @@ LONGEST = 1000  # of a field or a line of its own
 
 def show_job(job: Mapping[str, Any]) -> None:
     """One job, field by field; empty fields are left out."""
-    for name, value in _fields(job):
+    show_fields(_fields(job))
+
+
+def show_fields(fields: Iterable[tuple[str, Any]]) -> None:
+    """Names and values, a line each; empty ones are left out."""
+    for name, value in fields:
         if value not in (None, "", {}):
             say(f"{name:<10} {clip(str(value), width=LONGEST)}")
 
@@ -102,6 +107,11 @@ def cause_of_end(job: Mapping[str, Any]) -> str:
         return ""
     detail = f": {error['detail']}" if error.get("detail") else ""
     return f"{error['title']}{detail} ({error['code']})"
+
+
+def of_unix(seconds: int | None) -> str | None:
+    """A time in Unix seconds, as OpenAI's objects have it, in RFC 3339."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def age(moment: str) -> str:

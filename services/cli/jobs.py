@@ -14,7 +14,7 @@ from services.cli.client import Client
 from services.cli.following import follow, known_events
 from services.cli.listing import All, Limit, listing
 from services.cli.output import AsJson, emit, note, say
-from services.cli.waiting import headline, until_end, verdict
+from services.cli.waiting import Timeout, headline, until_end, verdict
 from shared.contracts.jobs import State, Tier
 
 PAGE = 100  # rows of a page that a list asks for
@@ -23,7 +23,6 @@ LOG_POLL_S = 1.0
 app = typer.Typer(help="Submit work, watch it, stop it.", no_args_is_help=True, add_completion=False)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
-Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to wait at most; exit code 6 then.")]
 
 
 @command(app)

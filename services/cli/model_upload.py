@@ -1,7 +1,7 @@
 """A model's folder on its way to a gateway: looked through here first, uploaded file by file."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -11,7 +11,7 @@ from services.catalog.safety import checked
 from services.catalog.tensors import UnsafeModel
 from services.catalog.tree import Folder
 from services.cli.client import CallError, Client
-from services.cli.files_upload import Told, bar
+from services.cli.files_upload import Told, bar, forget
 from services.cli.output import ExitCode
 from services.files.service import FILE_BYTES, Purpose
 
@@ -55,15 +55,15 @@ def uploaded(client: Client, folder: Path, *, keep: bool) -> Iterator[dict[str, 
     try:
         _upload(client, folder, sizes, sent)
     except BaseException:
-        _forget(client, sent)
+        forget(client, sent.values())
         raise
     try:
         yield sent
     except typer.Exit:  # the job has ended; whoever stops waiting (Ctrl-C, a timeout) leaves it its files
-        _forget(client, sent)
+        forget(client, sent.values())
         raise
     if not keep:
-        _forget(client, sent)
+        forget(client, sent.values())
 
 
 def _upload(client: Client, folder: Path, sizes: Mapping[str, int], sent: dict[str, str]) -> None:
@@ -72,9 +72,3 @@ def _upload(client: Client, folder: Path, sizes: Mapping[str, int], sent: dict[s
             with (folder / path).open("rb") as file:
                 told = cast("BinaryIO", Told(file, tell))
                 sent[path] = client.upload(told, name=Path(path).name, purpose=Purpose.MODEL)["id"]
-
-
-def _forget(client: Client, sent: Mapping[str, str]) -> None:
-    for file_id in sent.values():
-        with suppress(CallError):
-            client.delete(f"/v1/files/{file_id}")

@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from services.cli.client import CallError, Client, Unreachable
 from services.cli.following import Event, follow
@@ -22,6 +24,7 @@ ENDS = {
     State.CANCELLED: ExitCode.CANCELLED,
     State.EXPIRED: ExitCode.EXPIRED,
 }
+Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to wait at most; exit code 6 then.")]
 Show = Callable[[Mapping[str, Any]], None]  # shown the job whenever its numbers were looked at
 
 
