@@ -1,10 +1,9 @@
 """Waiting for a batch or a document set with its counts in sight: a bar on a terminal, lines elsewhere."""
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from services.cli import job_view
@@ -12,7 +11,7 @@ from services.cli.client import CallError, Client, Unreachable
 from services.cli.following import PATIENCE_S
 from services.cli.job_view import LONGEST, clip
 from services.cli.output import ExitCode, note
-from services.cli.waiting import LINE_S, LOOK_S, Late
+from services.cli.waiting import LOOK_S, Late, Standing, in_sight
 from shared.clock import monotonic
 
 FIRST_LOOK_S = 0.2  # a small set has ended before the first whole second; looks become rarer up to `LOOK_S`
@@ -24,7 +23,6 @@ ENDS = {
     "cancelled": ExitCode.CANCELLED,
     "expired": ExitCode.EXPIRED,
 }
-Show = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def until_end(client: Client, noun: Noun, found: dict[str, Any], *, timeout_s: f
     deadline = None if timeout_s is None else monotonic() + timeout_s
     pause, answered = FIRST_LOOK_S, monotonic()
     try:
-        with _shown(noun) as show:
+        with in_sight(partial(_standing, noun)) as show:
             show(found)
             while found["status"] not in ENDS:
                 if deadline is not None and monotonic() >= deadline:
@@ -123,45 +121,13 @@ def _notes(noun: Noun, counts: Mapping[str, int]) -> str:
     return "".join(f", {counts[name]} {name}" for name in noun.notes if counts.get(name))
 
 
-@contextmanager
-def _shown(noun: Noun) -> Iterator[Show]:
-    with _bar(noun) if sys.stderr.isatty() else _lines(noun) as show:
-        yield show
-
-
-@contextmanager
-def _bar(noun: Noun) -> Iterator[Show]:
-    from rich import progress as bars  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415 - 100 ms that a script need not pay
-
-    unit = bars.TextColumn("{task.fields[unit]}", markup=False)
-    times = (bars.TimeElapsedColumn(), bars.TimeRemainingColumn())
-    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), unit, *times)
-    with bars.Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("queued", total=None, unit="")
-
-        def show(found: Mapping[str, Any]) -> None:
-            counts = found[noun.counts] or {"total": 0, "completed": 0, "failed": 0}
-            progress.update(
-                task,
-                description=found["status"],
-                completed=counts["completed"] + counts["failed"],
-                total=counts["total"] or None,
-                unit=f"{noun.unit}{_notes(noun, counts)}",
-            )
-
-        yield show
-
-
-@contextmanager
-def _lines(noun: Noun) -> Iterator[Show]:
-    told, status, told_at = "", "", 0.0
-
-    def show(found: Mapping[str, Any]) -> None:
-        nonlocal told, status, told_at
-        line = summary(noun, found)
-        if line != told and (found["status"] != status or monotonic() - told_at >= LINE_S):
-            note(line)
-            told, status, told_at = line, found["status"], monotonic()
-
-    yield show
+def _standing(noun: Noun, found: Mapping[str, Any]) -> Standing:
+    counts = found[noun.counts] or {"total": 0, "completed": 0, "failed": 0}
+    return Standing(
+        state=found["status"],
+        title=found["status"],
+        done=counts["completed"] + counts["failed"],
+        total=counts["total"] or None,
+        unit=f"{noun.unit}{_notes(noun, counts)}",
+        line=summary(noun, found),
+    )

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,18 @@ Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds
 Show = Callable[[Mapping[str, Any]], None]  # shown the job whenever its numbers were looked at
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far something is: for a bar, and as a line."""
+
+    state: str
+    title: str
+    done: int
+    total: int | None
+    unit: str
+    line: str
+
+
 class Late(CallError):
     """The job is still going on."""
 
@@ -47,7 +60,8 @@ def until_end(client: Client, job_id: str, *, timeout_s: float | None = None) ->
     if State(job["state"]).terminal:
         return job
     deadline = None if timeout_s is None else monotonic() + timeout_s
-    with _shown(job) as show:
+    with in_sight(_standing) as show:
+        show(job)
         for event in follow(client, job_id, tick_s=LOOK_S):
             if event is not None and event.terminal:
                 break
@@ -82,51 +96,50 @@ def _look(client: Client, job: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _shown(job: Mapping[str, Any]) -> Iterator[Show]:
-    with _bar() if sys.stderr.isatty() else _lines() as show:
-        show(job)
+def in_sight(standing: Callable[[Mapping[str, Any]], Standing]) -> Iterator[Show]:
+    """Show how far something is each time it was looked at: a bar on a terminal, lines elsewhere."""
+    with _bar(standing) if sys.stderr.isatty() else _lines(standing) as show:
         yield show
 
 
 @contextmanager
-def _bar() -> Iterator[Show]:
+def _bar(standing: Callable[[Mapping[str, Any]], Standing]) -> Iterator[Show]:
     from rich import progress as bars  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415 - 100 ms that a script need not pay
 
-    unit = bars.TextColumn("{task.fields[unit]}")
+    unit = bars.TextColumn("{task.fields[unit]}", markup=False)
     times = (bars.TimeElapsedColumn(), bars.TimeRemainingColumn())
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), unit, *times)
     with bars.Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("queued", total=None, unit="")
 
-        def show(job: Mapping[str, Any]) -> None:
-            found = job["progress"]
-            attempt = f" (attempt {job['attempt']})" if job["attempt"] > 1 else ""
-            progress.update(
-                task,
-                description=f"{job['state']}{attempt}",
-                completed=found["done"],
-                total=found["total"],
-                unit=found["unit"],
-            )
+        def show(found: Mapping[str, Any]) -> None:
+            now = standing(found)
+            progress.update(task, description=now.title, completed=now.done, total=now.total, unit=now.unit)
 
         yield show
 
 
 @contextmanager
-def _lines() -> Iterator[Show]:
+def _lines(standing: Callable[[Mapping[str, Any]], Standing]) -> Iterator[Show]:
     told, state, told_at = "", "", 0.0
 
-    def show(job: Mapping[str, Any]) -> None:
+    def show(found: Mapping[str, Any]) -> None:
         nonlocal told, state, told_at
-        found = job["progress"]
-        total = "" if found["total"] is None else f"/{found['total']}"
-        line = f"{job['state']} {found['done']}{total} {found['unit']}"
-        if line != told and (job["state"] != state or monotonic() - told_at >= LINE_S):
-            note(line)
-            told, state, told_at = line, job["state"], monotonic()
+        now = standing(found)
+        if now.line != told and (now.state != state or monotonic() - told_at >= LINE_S):
+            note(now.line)
+            told, state, told_at = now.line, now.state, monotonic()
 
     yield show
+
+
+def _standing(job: Mapping[str, Any]) -> Standing:
+    found, state = job["progress"], job["state"]
+    attempt = f" (attempt {job['attempt']})" if job["attempt"] > 1 else ""
+    total = "" if found["total"] is None else f"/{found['total']}"
+    line = f"{state} {found['done']}{total} {found['unit']}"
+    return Standing(state, f"{state}{attempt}", found["done"], found["total"], found["unit"], line)
 
 
 def _short(value: Any) -> str:
