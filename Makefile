@@ -49,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 	@[ -x $(PY) ] || $(PYTHON) -m venv .venv
 	@rm -f $@
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') -e '.[engine,dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') -e '.[engine,forge,dev]'
 	@pwd -P > $@
 
 setup-vllm: $(VLLM_READY)  ## make .venv-vllm: vLLM for CPUs, for its engine and its tests; quick when nothing changed

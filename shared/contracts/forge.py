@@ -74,7 +74,7 @@ class CheckpointMessage(Contract):
 
 
 class ArtifactMessage(Contract):
-    """A file below `out` is a result."""
+    """A file below `out` is a result; a folder is one result with a manifest."""
 
     type: Literal["artifact"] = "artifact"
     name: str
@@ -83,9 +83,13 @@ class ArtifactMessage(Contract):
 
 
 class DoneMessage(Contract):
-    """The work is done; every artifact has been named before."""
+    """The work is done; every artifact has been named before.
+
+    `result` is what the worker records beside the artifacts; its contract belongs to the kind.
+    """
 
     type: Literal["done"] = "done"
+    result: dict[str, Any] = Field(default_factory=dict)
 
 
 class ErrorMessage(Contract):

@@ -4,6 +4,7 @@ from shared.db.models.accounts import ApiKey, Tenant
 from shared.db.models.base import Base
 from shared.db.models.batches import BatchJob
 from shared.db.models.catalog import Model, ModelAlias
+from shared.db.models.compression import Calibration, CompressionFile, CompressionJob, Evaluation
 from shared.db.models.documents import DocumentSetFile
 from shared.db.models.files import File, Garbage, Upload, UploadPart
 from shared.db.models.inference import InferenceJob
@@ -29,12 +30,16 @@ __all__ = [
     "Attempt",
     "Base",
     "BatchJob",
+    "Calibration",
     "Checkpoint",
+    "CompressionFile",
+    "CompressionJob",
     "ControlTask",
     "Demand",
     "DocumentSetFile",
     "Engine",
     "EngineMeasure",
+    "Evaluation",
     "FairShare",
     "File",
     "Garbage",
