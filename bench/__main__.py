@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from bench import batch_memory, batches, calls, dispatch, inference, memory, parsing, recovery, submit
+from bench import batch_memory, batches, calls, compression, dispatch, inference, memory, parsing, recovery, submit
 from bench.report import Report
 from bench.yard import running
 
@@ -13,6 +13,7 @@ TABLES = {
     "calls": ("calls",),
     "batches": ("batches", "batch-memory"),
     "parsing": ("parsing",),
+    "compression": ("compression",),
 }
 SECTIONS = tuple(section for sections in TABLES.values() for section in sections)
 TITLES = {
@@ -20,6 +21,7 @@ TITLES = {
     "calls": "Interactive calls, measured",
     "batches": "Batches, measured",
     "parsing": "Reading documents, measured",
+    "compression": "Compression, measured",
 }
 
 
@@ -51,6 +53,7 @@ def _table(name: str, sections: Sequence[str], *, scale: float, keep: bool) -> N
             "batches": lambda: batches.measure(yard, report, lines=int(2000 * scale)),
             "batch-memory": lambda: batch_memory.measure(yard, report, few=int(1000 * scale), many=int(50_000 * scale)),
             "parsing": lambda: parsing.measure(report),
+            "compression": lambda: compression.measure(yard, report, scale=scale),
         }
         for section in sections:
             steps[section]()

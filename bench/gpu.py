@@ -29,6 +29,7 @@ from sqlalchemy import text
 from bench.batches import side_by_side, straight, through
 from bench.calls import engines_of
 from bench.report import Report, Row
+from bench.shapes import SHAPE, TINY, VOCABULARY
 from bench.streams import Run, Target, run, stream, token_bodies
 from bench.yard import Yard, running
 from infra.models import __path__ as packaged
@@ -36,28 +37,6 @@ from services.catalog import service as catalog
 from shared.storage import Store
 
 IN, OUT, CONTEXT = 512, 256, 2048
-VOCABULARY = 128_256
-SHAPE: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-    "bos_token_id": 1,
-    "eos_token_id": 1,
-    "dtype": "bfloat16",
-}
-TINY: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
-TINY |= {"num_key_value_heads": 2, "head_dim": 64}
 WARM_LINES = 64
 PATH = "/v1/completions"
 WARM = ((64, 64), (64, 64), (4, 4))

@@ -25,6 +25,7 @@ from gateway.routes import (
     cache,
     chat,
     completions,
+    compression,
     docs,
     document_sets,
     domain_packs,
@@ -50,7 +51,9 @@ FILES = 65_536  #: open files that a gateway process asks for
 
 INFERENCE = (chat, completions, embeddings)
 JOBS = (jobs, job_events, job_parts, artifacts, batches, document_sets, domain_packs)
-ROUTERS = (*JOBS, *INFERENCE, cache, files, uploads, models, gpu_classes, workers, api_keys, metrics, docs, health)
+YARD = (gpu_classes, workers, api_keys, metrics, docs, health)
+#: compression comes before models, whose names are paths: `a/compare/b` is none
+ROUTERS = (*JOBS, *INFERENCE, cache, files, uploads, compression, models, *YARD)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

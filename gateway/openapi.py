@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from gateway import openapi_batches as examples_of_batches
+from gateway import openapi_compression as examples_of_compression
 from gateway import openapi_documents as examples_of_documents
 from gateway import openapi_examples as examples
 from gateway import openapi_models as examples_of_models
@@ -30,13 +31,16 @@ TAGS = [
     {"name": "files", "description": "Uploads; OpenAI's shapes."},
     {"name": "batches", "description": "Files of requests, run within a window; OpenAI's shapes."},
     {"name": "documents", "description": "Documents in, checked tables out."},
+    {"name": "compression", "description": "Calibrations and evaluations: what smaller models cost, and gain."},
     {"name": "models", "description": "What `model` may name; OpenAI's shapes."},
     {"name": "yard", "description": "What this deployment is made of."},
     {"name": "api_keys", "description": "Who may call."},
     {"name": "health", "description": "For whoever keeps the processes running."},
 ]
 SUBMIT: dict[str, Any] = {
-    "requestBody": {"content": {"application/json": {"examples": examples.JOB_REQUESTS}}},
+    "requestBody": {
+        "content": {"application/json": {"examples": examples.JOB_REQUESTS | examples_of_compression.JOB_REQUESTS}}
+    },
     "parameters": [
         {
             "name": "wait",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gateway import openapi_batches, openapi_documents, openapi_models, openapi_uploads
+from gateway import openapi_batches, openapi_compression, openapi_documents, openapi_models, openapi_uploads
 
 JOB_ID = "019b2f6e-8a51-7c3e-9d44-0f6f1f6b2a10"
 ARTIFACT_ID = "019b2f6e-9b12-7e01-8a33-51c2a7d9e4f0"
@@ -297,6 +297,7 @@ _ROWS: dict[str, dict[str, Any]] = {
     "GpuClassOut": GPU_CLASS,
     "ApiKeyOut": API_KEY,
     **openapi_batches.ROWS,
+    **openapi_compression.ROWS,
     **openapi_documents.ROWS,
 }
 #: by the name of the schema that an answer has
@@ -307,6 +308,7 @@ ANSWERS: dict[str, Any] = {
     "DraftOut": DRAFT,
     "Explanation": EXPLANATION,
     "FileDeleted": {"id": FILE["id"], "object": "file", "deleted": True},
+    **openapi_compression.ANSWERS,
     **openapi_models.ANSWERS,
     **openapi_documents.ANSWERS,
     **openapi_uploads.ANSWERS,

@@ -114,6 +114,16 @@ def retry(session: Session, caller: Caller, job_id: UUID, *, once: Once) -> Acce
     return _once(session, key, lambda: service.retry(session, caller.tenant_id, job_id))
 
 
+def is_first(session: Session, caller: Caller, request: JobRequest, *, once: Once) -> bool:
+    """Whether a call has to be looked at before it makes a job: it has no key, or its key has made none yet.
+
+    Raises:
+        IdempotencyMismatch: the key came with another request before.
+    """
+    key = _key(caller, once, route=once.route, digest=lambda: service.fingerprint(request))
+    return key is None or key.first(session) is None
+
+
 def accept_all(session: Session, asked: Sequence[tuple[Caller, JobRequest]]) -> list[Accepted]:
     """Write several jobs that have nothing to do with each other, in one statement."""
     made = service.submit_all(session, [(caller.tenant_id, request) for caller, request in asked])

@@ -14,6 +14,7 @@ from gateway import submission
 from gateway.edge import Edge
 from gateway.submission import Accepted, Once
 from services.accounts.service import Caller
+from services.compression.examining import concerns
 from shared import failpoints
 from shared.contracts.jobs import JobRequest
 from shared.errors import DatabaseUnavailable
@@ -38,7 +39,8 @@ class Accept:
     def alone(self) -> bool:
         """Whether it must not hold others up, or be held up with them."""
         waits = self.once != Once() or self.request.after_job_id is not None
-        return waits or bool(self.request.on_success) or self.bytes > SMALL_BYTES
+        large = bool(self.request.on_success) or self.bytes > SMALL_BYTES
+        return waits or large or concerns(self.request)
 
 
 class Submitter:

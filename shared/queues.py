@@ -34,7 +34,7 @@ CONTROL = "control"  #: the courier's queue
 AUTO = "auto"  #: in a request: the planner chooses the class
 GIB = 2**30
 
-Dtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
+Dtype = Literal["fp32", "bf16", "fp16", "fp8", "fp8-kv", "int8", "int4", "nvfp4"]
 ClassName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
 

@@ -205,8 +205,8 @@ class Store:
             if sha256.hexdigest() != blob.sha256:
                 raise BlobCorrupt
 
-    def fetch(self, tenant_id: UUID, blob: Blob, path: Path) -> None:
-        """Write a blob to `path`, checked: the name appears only with the right content behind it.
+    def fetch(self, tenant_id: UUID, blob: Blob, path: Path, *, tell: Callable[[int], None] = lambda _: None) -> None:
+        """Write a blob to `path`, checked: the name has the right content from the beginning. `tell`: see `put_file`.
 
         Raises:
             BlobCorrupt: the digest differs.
@@ -216,7 +216,9 @@ class Store:
         part = path.with_name(f"{path.name}.part")
         try:
             with part.open("wb") as file:
-                file.writelines(self.chunks(tenant_id, [blob]))
+                for chunk in self.chunks(tenant_id, [blob]):
+                    file.write(chunk)
+                    tell(len(chunk))
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

@@ -16,7 +16,8 @@ from gateway.schemas.common import Page
 from gateway.schemas.jobs import DraftOut, JobOut
 from gateway.submission import ACCEPTED, Accepted, Once, Wish
 from gateway.submitter import Accept
-from services.accounts.service import Scope
+from services.accounts.service import Caller, Scope
+from services.compression.examining import concerns, examine
 from services.jobs import service, views
 from services.jobs.views import View
 from shared.clock import monotonic
@@ -42,8 +43,13 @@ IfNoneMatch = Annotated[str | None, Header(description="304 when the job is stil
     openapi_extra=needs(Scope.JOBS_WRITE, **openapi.SUBMIT),
 )
 async def submit_job(request: Request, job: JobRequest) -> Response:
-    """Submit a job. It is committed when the answer comes; with `wait`, the answer comes when it ends or time is up."""
+    """Submit a job. It is committed when the answer comes; with `wait`, the answer comes when it ends or time is up.
+
+    A model that is to be quantized is looked at first: layers that no pattern means, or no group size divides, are 422.
+    """
     edge, caller, wish = edge_of(request), caller_of(request), Wish.of(request)
+    if concerns(job):
+        await edge.run(lambda: _examine(edge, caller, job, once=wish.once))
     if wish.validate_only:
         draft = await edge.transact(lambda session: service.draft(session, caller.tenant_id, job))
         return Response(DraftOut.of(draft).json_bytes(), media_type=JSON)
@@ -131,6 +137,14 @@ def resume_job(job_id: JobId, session: SessionDep, caller: CallerDep, if_match: 
 def retry_job(job_id: JobId, session: SessionDep, caller: CallerDep, key: IdempotencyKey = None) -> Response:
     """Run a finished job again, as a new job whose `retry_of` is this one."""
     return _accepted(submission.retry(session, caller, job_id, once=Once.of(key)))
+
+
+def _examine(edge: Edge, caller: Caller, job: JobRequest, *, once: Once) -> None:
+    """Look at what a job is to work on, with no transaction open; not where the answer is there already."""
+    with edge.database.transaction() as session:
+        first = submission.is_first(session, caller, job, once=once)
+    if first:
+        examine(job, database=edge.database, store=edge.store, tenant_id=caller.tenant_id)
 
 
 async def ended(edge: Edge, tenant_id: UUID, job_id: UUID, *, seconds: float) -> View:

@@ -192,7 +192,10 @@ def job_errors() -> str:
 
 
 def job_error_codes() -> Iterator[tuple[str, str]]:
-    """(code, title) of every `JobError(code="…", title="…")` in the tree, and of what an engine's log betrays."""
+    """(code, title) of every `JobError(code="…", title="…")` in the tree, and of what an engine's log betrays.
+
+    Forges write `Refused("…", "…")` and `pipe.fail("…", "…")` for it.
+    """
     yield from ((name, title) for _, name, title, *_ in CAUSES)
     for file in sorted(path for folder in ("gateway", "services", "workers") for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -200,6 +203,10 @@ def job_error_codes() -> Iterator[tuple[str, str]]:
                 told = {word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)}
                 if "code" in told:
                     yield str(told["code"]), str(told.get("title", ""))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"Refused", "pipe.fail"}:
+                match node.args:
+                    case [ast.Constant(value=name), title, *_]:
+                        yield str(name), str(title.value) if isinstance(title, ast.Constant) else ""
 
 
 def queues() -> str:

@@ -1,17 +1,14 @@
-"""CPython's own text as training data: library sources, and chats made of docstrings; no download."""
+"""CPython's own text as training data: chats made of docstrings; no download."""
 
 import ast
 import builtins
 import importlib
 import inspect
-import sysconfig
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 QUESTIONS = ("What does {name} do?", "What is {name}?", "Explain {name}.", "Tell me about {name}.")
-SKIPPED = {"test", "tests", "idlelib", "site-packages", "lib2to3", "__pycache__", "turtledemo", "encodings"}
 C_MODULES = (
     "math",
     "itertools",
@@ -34,24 +31,6 @@ class Chat:
     module: str
     question: str
     answer: str
-
-
-def is_held_out(module: str) -> bool:
-    """Whether a module, with all its source and chats, belongs to the held-out twentieth."""
-    return zlib.crc32(module.encode()) % 20 == 0
-
-
-def library_sources() -> dict[str, str]:
-    """Module name → source text of the pure-Python standard library, without its tests."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    sources: dict[str, str] = {}
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        if SKIPPED.intersection(parts) or any("config-" in part for part in parts):
-            continue
-        name = ".".join(parts).removesuffix(".__init__")
-        sources[name] = path.read_text(encoding="utf-8", errors="replace")
-    return sources
 
 
 def source_docstrings(module: str, source: str) -> Iterator[tuple[str, str]]:

@@ -45,7 +45,8 @@ SELECT
     SELECT FROM jobs j WHERE j.finished_at IS NULL AND j.id IN (
       SELECT job_id FROM inference_jobs WHERE input_file_id = f.id
       UNION ALL SELECT job_id FROM batch_jobs WHERE input_file_id = f.id
-      UNION ALL SELECT job_id FROM document_set_files WHERE file_id = f.id))) AS awaited
+      UNION ALL SELECT job_id FROM document_set_files WHERE file_id = f.id
+      UNION ALL SELECT job_id FROM compression_files WHERE file_id = f.id))) AS awaited
 """)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: bytes of one number
-WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "int4": 0.5}
+WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "fp8-kv": 1, "int8": 1, "int4": 0.5, "nvfp4": 0.5}
 CACHE_WIDTH = 2  # keys and values of quantized weights are kept in bf16
 
 

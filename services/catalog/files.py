@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -13,8 +13,12 @@ from shared.storage import Store
 
 READ_ONLY_FILE, READ_ONLY_FOLDER = 0o444, 0o555
 
+Tell = Callable[[int], None]  #: is told how many bytes came; may raise to stop
 
-def materialise(store: Store, tenant_id: UUID, manifest: Manifest, models: Path) -> Path:
+
+def materialise(
+    store: Store, tenant_id: UUID, manifest: Manifest, models: Path, *, tell: Tell = lambda _: None
+) -> Path:
     """The folder `models/{digest}` with every file of the manifest, fetched unless it is there already.
 
     A folder has its name only when every digest in it was checked: it is filled under another name and
@@ -30,8 +34,31 @@ def materialise(store: Store, tenant_id: UUID, manifest: Manifest, models: Path)
     folder = models / manifest.digest
     with _alone(models / f"{manifest.digest}.lock"):
         if not folder.exists():
-            _fetch(store, tenant_id, manifest, folder)
+            _fetch(store, tenant_id, manifest, folder, tell=tell)
         os.utime(folder)  # the least recently used folder goes first when space runs out
+    return folder
+
+
+def adopt(made: Path, manifest: Manifest, models: Path) -> Path:
+    """The folder `models/{digest}`: `made`, where a model of these digests was written, unless it is there already.
+
+    `made` is on the file system of `models`, holds the manifest's files alone, and is gone afterwards.
+
+    Raises:
+        OSError: this host refuses.
+    """
+    folder = models / manifest.digest
+    with _alone(models / f"{manifest.digest}.lock"):
+        if folder.exists():
+            shutil.rmtree(made)
+        else:
+            part = folder.with_name(f"{folder.name}.part")
+            _sweep(part)
+            made.rename(part)
+            for entry in manifest:
+                _sync(part / entry.path)
+            _seal(part, manifest)
+            part.rename(folder)
     return folder
 
 
@@ -41,22 +68,35 @@ def remove(folder: Path) -> None:
         _sweep(folder)
 
 
-def _fetch(store: Store, tenant_id: UUID, manifest: Manifest, folder: Path) -> None:
+def _fetch(store: Store, tenant_id: UUID, manifest: Manifest, folder: Path, *, tell: Tell) -> None:
     part = folder.with_name(f"{folder.name}.part")
     _sweep(part)
     try:
         for entry in manifest:
             path = part / entry.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            store.fetch(tenant_id, entry.blob, path)
-            path.chmod(READ_ONLY_FILE)
-        for inner in [path for path in part.rglob("*") if path.is_dir()]:
-            inner.chmod(READ_ONLY_FOLDER)
-        part.chmod(READ_ONLY_FOLDER)
+            store.fetch(tenant_id, entry.blob, path, tell=tell)
+        _seal(part, manifest)
         part.rename(folder)
     except BaseException:
         _sweep(part)
         raise
+
+
+def _seal(folder: Path, manifest: Manifest) -> None:
+    for entry in manifest:
+        (folder / entry.path).chmod(READ_ONLY_FILE)
+    for inner in [path for path in folder.rglob("*") if path.is_dir()]:
+        inner.chmod(READ_ONLY_FOLDER)
+    folder.chmod(READ_ONLY_FOLDER)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sweep(folder: Path) -> None:

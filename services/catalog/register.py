@@ -48,6 +48,19 @@ def register_folder(database: Database, store: Store, tenant_id: UUID, *, name: 
     return register(database, store, tenant_id, FolderTree(folder, store, tenant_id), wish=wish)
 
 
+@dataclass(frozen=True)
+class Staged:
+    """A version whose files are stored and described: all but its row, which may be written more than once."""
+
+    values: dict[str, Any]  #: columns of the row, without id and version
+    wish: Wish
+
+    @property
+    def digest(self) -> str:
+        """That of the manifest."""
+        return str(self.values["digest"])
+
+
 def register(
     database: Database, store: Store, tenant_id: UUID, tree: Tree, *, wish: Wish, tell: Tell = lambda _: None
 ) -> Model:
@@ -56,37 +69,52 @@ def register(
     The same content twice is one version. `tell` hears of bytes that are read or sent, and may raise to stop.
 
     Raises:
+        ModelyardError: as `stage` and `write`; nothing is registered.
+    """
+    staged = stage(store, tenant_id, tree, wish=wish, tell=tell)
+    with database.transaction() as session:
+        return write(session, staged)
+
+
+def stage(store: Store, tenant_id: UUID, tree: Tree, *, wish: Wish, tell: Tell = lambda _: None) -> Staged:
+    """Look through files, store and describe them. Call it with no transaction open.
+
+    Raises:
         UnsafeModel: the files hold what we do not load; `param` names the file.
         InvalidAdapter: an adapter cannot be served, or does not fit its base.
         Unprocessable: an adapter has no base, or what has one is no adapter.
-        NameTaken: an alias has the name, or a model the alias.
-        StoreUnavailable: the store did not take a file; nothing is registered.
+        ValidationFailed: a serving option does not suit the model.
+        StoreUnavailable: the store did not take a file.
     """
     contents = checked(tree)
     described = _described(contents, store, wish)
     manifest = Manifest.of(_entry(tree, path, tell) for path in contents.files)
-    model = Model(
-        id=new_id(),
-        tenant_id=tenant_id,
-        name=wish.name,
-        kind=ADAPTER if wish.base else BASE,
-        base_id=wish.base.id if wish.base else None,
-        digest=manifest.digest,
-        manifest=manifest.as_json(),
-        config=described.config,
-        bytes=manifest.bytes,
-        parameters=described.parameters,
-        dtype=described.dtype,
-        context_length=described.context_length,
-        source=wish.source or {},
-        serving=wish.serving.model_dump(mode="json", exclude_unset=True),
-    )
-    checked_serving(wish.serving, model, kv_heads=kv_heads(text_config(described.config)))
-    with database.transaction() as session:
-        return _write(session, model, wish)
+    values = {
+        "tenant_id": tenant_id,
+        "name": wish.name,
+        "kind": ADAPTER if wish.base else BASE,
+        "base_id": wish.base.id if wish.base else None,
+        "digest": manifest.digest,
+        "manifest": manifest.as_json(),
+        "config": described.config,
+        "bytes": manifest.bytes,
+        "parameters": described.parameters,
+        "dtype": described.dtype,
+        "context_length": described.context_length,
+        "source": wish.source or {},
+        "serving": wish.serving.model_dump(mode="json", exclude_unset=True),
+    }
+    checked_serving(wish.serving, Model(**values), kv_heads=kv_heads(text_config(described.config)))
+    return Staged(values, wish)
 
 
-def _write(session: Session, model: Model, wish: Wish) -> Model:
+def write(session: Session, staged: Staged) -> Model:
+    """Make what is stored a version, in the caller's transaction: the row that is new, or that was there already.
+
+    Raises:
+        NameTaken: an alias has the name, or a model the alias.
+    """
+    model, wish = Model(id=new_id(), **staged.values), staged.wish
     for name in sorted({model.name, wish.alias or model.name}):  # in one order: two imports must not cross
         repository.lock_name(session, model.tenant_id, name)
     if repository.is_alias(session, model.tenant_id, model.name):
@@ -112,12 +140,12 @@ def _described(contents: Contents, store: Store, wish: Wish) -> Description:
         return describe(contents)
     tensors, config = contents.all_tensors, dict(contents.configs[ADAPTER_CONFIG])
     rank = adapters.check_config(config)
-    adapters.check_fit(tensors, rank=rank, base=unpacked_shapes(_base_tensors(store, wish.base), wish.base.config))
+    adapters.check_fit(tensors, rank=rank, base=unpacked_shapes(base_tensors(store, wish.base), wish.base.config))
     parameters = sum(tensor.elements for tensor in tensors)
     return Description(config, parameters, dtype_of(tensors), wish.base.context_length)
 
 
-def _base_tensors(store: Store, base: Model) -> list[Tensor]:
+def base_tensors(store: Store, base: Model) -> list[Tensor]:
     """The tensors of a registered model: the heads of its blobs, read from the store."""
     blobs = {entry.path: entry.blob for entry in Manifest.of_json(base.manifest) if entry.path.endswith(WEIGHTS)}
     tree, found = BlobTree(blobs, store, base.tenant_id), list[Tensor]()

@@ -24,6 +24,9 @@ ORDER BY w.gpu_class
 _USES = text("""
 SELECT 'jobs' AS what, count(*) AS number FROM inference_jobs i JOIN jobs j ON j.id = i.job_id
   WHERE i.model_id = ANY(:ids) AND j.tenant_id = :tenant_id AND j.state IN ('queued', 'running')
+UNION ALL SELECT 'calibrations, quantizations and evaluations', count(*) FROM compression_jobs c
+  JOIN jobs j ON j.id = c.job_id WHERE (c.model_id = ANY(:ids) OR c.baseline_id = ANY(:ids))
+    AND j.tenant_id = :tenant_id AND j.state IN ('queued', 'running')
 UNION ALL SELECT 'imports', count(*) FROM jobs j JOIN models m ON m.id = ANY(:ids)
   WHERE j.tenant_id = :tenant_id AND j.kind = 'import_model' AND j.state IN ('queued', 'running')
     AND j.spec ->> 'base_model' = m.name || '@' || m.version

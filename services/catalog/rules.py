@@ -9,7 +9,7 @@ from shared.settings import settings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._:-]{0,95})?")
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-RESERVED = "/versions"  #: a name with this end would hide a route
+RESERVED = ("/versions", "/compare")  #: a name with this end would hide a route
 ENGINES = ("transformers", "vllm")
 BASE, ADAPTER = "base", "adapter"
 

@@ -18,7 +18,8 @@ WEIGHTS = ".safetensors"
 SINGLE, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 SUFFIXES = frozenset({WEIGHTS, ".json", ".jinja", ".txt", ".model", ".md"})
-BARE = frozenset({"LICENSE", "LICENCE", "NOTICE", "USE_POLICY"})
+#: `recipe.yaml` says what llm-compressor did; no loader reads it
+BARE = frozenset({"LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "recipe.yaml"})
 CONFIGS = frozenset(
     {
         CONFIG, ADAPTER_CONFIG, INDEX, "generation_config.json", "tokenizer_config.json", "processor_config.json",

@@ -55,20 +55,22 @@ def download(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Download an artifact and check its SHA-256.
+    """Download an artifact and check its SHA-256; one that is a folder comes with all its files.
 
     What a broken transfer has brought stays in FILE.part, and the next call goes on from there.
     """
     if (artifact is None) == (job is None) or (name and not job):
         raise typer.BadParameter("give the artifact's id, or --job and perhaps --name")
-    found = client.get(f"/v1/artifacts/{artifact}") if artifact else _of_job(client, str(job), name)
+    found = client.get(f"/v1/artifacts/{artifact or _of_job(client, str(job), name)['id']}")
     target = _target(found, output)
     with _bar(found) as progress:
-        fresh = downloads.fetch(client, found, target, force=force, progress=progress)
+        fetch = downloads.fetch if found.get("files") is None else downloads.fetch_folder
+        fresh = fetch(client, found, target, force=force, progress=progress)
     if as_json:
         emit({**found, "path": str(target), "downloaded": fresh})
     else:
-        say(f"{target} {'' if fresh else '(was there already) '}{found['bytes']} bytes, sha256 {found['sha256']}")
+        size = downloads.size_of(found)
+        say(f"{target} {'' if fresh else '(was there already) '}{size} bytes, sha256 {found['sha256']}")
 
 
 def _of_job(client: Client, job_id: str, name: str | None) -> dict[str, Any]:
@@ -99,5 +101,5 @@ def _bar(artifact: dict[str, Any]) -> Iterator[downloads.Progress]:
 
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.DownloadColumn())
     with bars.Progress(*columns, bars.TransferSpeedColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("download", total=artifact["bytes"])
+        task = progress.add_task("download", total=downloads.size_of(artifact))
         yield lambda there: progress.update(task, completed=there)

@@ -1,4 +1,4 @@
-"""`modelyard demo`: a whole yard, a job, its verified webhook, a batch, documents, and everything gone again."""
+"""`modelyard demo`: a yard, a job, its verified webhook, a batch, documents, a quantization; everything gone again."""
 
 import json
 import shutil
@@ -15,6 +15,7 @@ import typer
 from services.cli import download, waiting
 from services.cli.client import CallError, Client, address
 from services.cli.demo_batch import run_batch
+from services.cli.demo_compression import run_compression
 from services.cli.demo_documents import run_documents
 from services.cli.demo_steps import MODEL, Demo, DemoFailed
 from services.cli.demo_text import Question, questions
@@ -47,7 +48,7 @@ def demo(
     ] = None,
     report: Annotated[Path, typer.Option(dir_okay=False, help="Where the report goes.")] = Path("demo-report.json"),
 ) -> None:
-    """Bring a yard up; run a job, a batch and a document set; show the job's webhook; take all down."""
+    """Bring a yard up; run a job, a batch, a document set and a quantization; show the webhook; take all down."""
     for number in ENDS:
         signal.signal(number, _interrupt)
     folder = data or Path(tempfile.mkdtemp(prefix="modelyard-demo-"))
@@ -118,6 +119,8 @@ def _tell(place: Layout, told: Demo) -> None:
             run_batch(client, asked, told)
         with told.step("documents", "Write annual reports as PDF, DOCX and XLSX, and read them into a table"):
             run_documents(client, told)
+        with told.step("compress", f"Calibrate {MODEL}, make a smaller version of it, and ask that one"):
+            run_compression(client, told)
 
 
 def _submit(client: Client, asked: list[Question], *, webhook: dict[str, str]) -> dict[str, Any]:
@@ -188,6 +191,7 @@ def _say_next(report: Path, told: Demo) -> None:
         ("modelyard jobs submit -m yard-tiny --chat -p 'What does os.walk do?' --wait", ""),
         ("modelyard batches create FILE.jsonl --out OUT.jsonl", "a file of requests"),
         ("modelyard documents run FOLDER -m MODEL --schema S.json --out results.csv", "a folder of documents"),
+        ("modelyard quantize MODEL --scheme w4a16 --calibration TEXTS.jsonl", "a smaller model, measured and served"),
         ("modelyard jobs list, get, logs, events, explain, cancel, retry", "--help says more"),
         ("infra/docs/jobs.md", "the life of a job"),
     )

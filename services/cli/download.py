@@ -6,9 +6,11 @@ from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from services.cli.client import PAUSES, CallError, Client, Unreachable
 from services.cli.output import ExitCode
+from shared.manifest import Manifest
 
 Progress = Callable[[int], None]  # told how many bytes are there by now
 
@@ -52,6 +54,36 @@ def fetch(client: Client, artifact: dict[str, Any], target: Path, *, force: bool
         raise Corrupt(f"The artifact should have SHA-256 {artifact['sha256']}, and has {found}.")
     part.replace(target)
     return True
+
+
+def fetch_folder(client: Client, artifact: dict[str, Any], target: Path, *, force: bool, progress: Progress) -> bool:
+    """Bring an artifact that is a folder to the folder `target`: each file as `fetch` does.
+
+    Returns False when all of it was there already. Files of `target` that are no part of it stay.
+
+    Raises:
+        AlreadyThere, Corrupt: as `fetch`, for one of its files.
+    """
+    fresh, before = False, 0
+
+    def told(there: int) -> None:
+        progress(before + there)
+
+    for entry in Manifest.of_json(artifact["files"]):  # no path of a manifest leaves its folder
+        content = f"/v1/artifacts/{artifact['id']}/content?path={quote(entry.path, safe='')}"
+        file = target / entry.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        wanted = {"bytes": entry.bytes, "sha256": entry.sha256, "content": content}
+        fresh |= fetch(client, wanted, file, force=force, progress=told)
+        before += entry.bytes
+        progress(before)
+    return fresh
+
+
+def size_of(artifact: dict[str, Any]) -> int:
+    """Bytes of an artifact: of a folder, of all its files."""
+    files = artifact.get("files")
+    return int(artifact["bytes"]) if files is None else sum(int(file["bytes"]) for file in files)
 
 
 def _complete(client: Client, artifact: dict[str, Any], part: Path, progress: Progress) -> str:

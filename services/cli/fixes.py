@@ -11,5 +11,10 @@ FIXES = {
     "idempotency_mismatch": "Leave --idempotency-key out, or give another one.",
     "unknown_host": "Call it by a name in MODELYARD_ALLOWED_HOSTS.",
     "already_finished": "`modelyard jobs retry` runs it again as a new job.",
+    "gate_not_met": "Nothing was registered. Try another scheme, more samples, --ignore for layers, or a wider --gate.",
+    "group_size_does_not_divide": "Give a --group-size that divides the columns of those layers, or --ignore them.",
+    "pattern_matches_nothing": "A pattern is a module's name, its end after a dot, or re: and an expression.",
+    "invalid_data": 'A line is {"text": …}, {"messages": […]} or {"prompt": …, "completion": …}.',
+    "not_enough_data": "Give more texts, fewer --samples, or a shorter --sequence-length.",
     "not_finished": "Wait with `modelyard jobs wait`, or stop it with `modelyard jobs cancel`.",
 }

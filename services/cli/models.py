@@ -1,7 +1,6 @@
 """`modelyard models …`: register models, name them, choose how they are served."""
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,10 @@ from urllib.parse import quote
 import typer
 
 from services.cli import model_upload, waiting
+from services.cli.amounts import count, size
 from services.cli.calling import command
 from services.cli.client import CallError, Client
+from services.cli.compression_view import show_comparison
 from services.cli.output import AsJson, ExitCode, emit, say, table
 
 app = typer.Typer(
@@ -143,6 +144,19 @@ def serve(client: Client, model: ModelName, *, option: Options = None, as_json: 
 
 
 @command(app)
+def compare(
+    client: Client,
+    a: Annotated[str, typer.Argument(metavar="A", help="A name, an alias, NAME@VERSION, or the id of a version.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show two models beside each other: size, memory, speed, and what evaluations found of both."""
+    found = client.get(f"{_path(a)}/compare/{quote(b, safe='')}")
+    emit(found) if as_json else show_comparison(found)
+
+
+@command(app)
 def delete(client: Client, model: ModelName, *, as_json: AsJson = False) -> None:
     """Delete a model with all its versions, or the one version NAME@VERSION."""
     gone = client.delete(_path(model))
@@ -171,6 +185,16 @@ def _import(client: Client, wish: dict[str, Any], *, wait: bool, as_json: bool) 
 def _wish(name: str, base_model: str | None, alias: str | None, option: list[str] | None) -> dict[str, Any]:
     given = {"name": name, "base_model": base_model, "alias": alias, "serving": _options(option) if option else None}
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _origin(source: Mapping[str, Any]) -> str:
+    """Where a version is from, in one line."""
+    if source.get("type") != "quantization":
+        return " ".join(map(str, source.values()))
+    base, recipe = source["base"], source["recipe"]
+    made = f"quantized from {base['name']}@{base['version']}: {recipe['scheme']} by {recipe['method']}"
+    named = ((name, source[name]) for name in ("job_id", "calibration", "evaluation"))
+    return ", ".join([made, *(f"{name.removesuffix('_id')} {value}" for name, value in named if value)])
 
 
 def _source(text: str) -> dict[str, str]:
@@ -215,7 +239,7 @@ def _list(found: Mapping[str, Any], *, as_json: bool) -> None:
         return
     rows = [
         (
-            row["id"], row["version"], row["dtype"], _count(row["parameters"]), _size(row["bytes"]),
+            row["id"], row["version"], row["dtype"], count(row["parameters"]), size(row["bytes"]),
             row["context_length"], row["parent"], " ".join(row["aliases"]), row["ready_replicas"],
         )
         for row in found["data"]
@@ -234,29 +258,18 @@ def _show(model: Mapping[str, Any], *, as_json: bool) -> None:
         "base": model["parent"],
         "adapter": model["adapter"]
         and f"rank {model['adapter']['rank']}, {', '.join(model['adapter']['target_modules'])}",
-        "weights": f"{_count(model['parameters'])} parameters in {model['dtype']}, {_size(model['bytes'])}",
+        "weights": f"{count(model['parameters'])} parameters in {model['dtype']}, {size(model['bytes'])}",
         "context": f"{model['context_length']} tokens",
         "aliases": ", ".join(model["aliases"]),
         "serving": json.dumps(model["serving"]) if model["serving"] else None,
-        "source": " ".join(map(str, model["source"].values())),
+        "source": _origin(model["source"]),
         "engines": engines,
     }
     for name, value in lines.items():
         if value:
             say(f"{name:<10} {value}")
     for each in model["memory"]:
-        weights, token, context = (_size(each[key]) for key in ("weight_bytes", "kv_bytes_per_token", "context_bytes"))
+        weights, token, context = (size(each[key]) for key in ("weight_bytes", "kv_bytes_per_token", "context_bytes"))
         say(f"{each['dtype']:<10} weights {weights}, KV cache {token} a token, {context} a whole context")
     fitting = ", ".join(f"{each['gpu_class']} × {each['devices']}" for each in model["gpu_classes"])
     say(f"{'fits':<10} {fitting or 'no class of this deployment'}")
-
-
-def _count(number: int) -> str:
-    return f"{number / 1e9:.3g} B" if number >= 1e9 else f"{number / 1e6:.3g} M"
-
-
-def _size(number: float) -> str:
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = min(len(units) - 1, int(math.log(max(1.0, number), 1024)))
-    value = number / 1024**power
-    return f"{value:.3g} {units[power]}" if value < 100 else f"{value:.0f} {units[power]}"

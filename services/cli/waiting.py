@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.client import CallError, Client, Unreachable
+from services.cli.fixes import FIXES
 from services.cli.following import Event, follow
 from services.cli.job_view import LONGEST, cause_of_end, clip
 from services.cli.output import ExitCode, note
@@ -49,8 +50,15 @@ class Late(CallError):
     fix = "It goes on without you: wait again, or give a longer --timeout."
 
 
-def until_end(client: Client, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-    """The job once it has ended, its progress shown meanwhile.
+def until_end(
+    client: Client,
+    job_id: str,
+    *,
+    timeout_s: float | None = None,
+    standing: Callable[[Mapping[str, Any]], Standing] | None = None,
+    look: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """The job once it has ended, its progress shown meanwhile; `look` is called whenever its numbers are looked at.
 
     Raises:
         Late: `timeout_s` passed first.
@@ -60,7 +68,7 @@ def until_end(client: Client, job_id: str, *, timeout_s: float | None = None) ->
     if State(job["state"]).terminal:
         return job
     deadline = None if timeout_s is None else monotonic() + timeout_s
-    with in_sight(_standing) as show:
+    with in_sight(standing or _standing) as show:
         show(job)
         for event in follow(client, job_id, tick_s=LOOK_S):
             if event is not None and event.terminal:
@@ -69,15 +77,19 @@ def until_end(client: Client, job_id: str, *, timeout_s: float | None = None) ->
                 raise Late(f"Job {job_id} has not ended after {timeout_s:g} s: it is {job['state']}.")
             job = _look(client, job)
             show(job)
+            if look is not None:
+                look()
         job = client.get(f"/v1/jobs/{job_id}")
         show(job)
     return job
 
 
 def verdict(job: Mapping[str, Any]) -> ExitCode:
-    """Say on stderr how a job ended, and return its exit code."""
+    """Say on stderr how a job ended, and what to do about it; returns its exit code."""
     because = cause_of_end(job)
     note(clip(f"job {job['id']} {job['state']}{f': {because}' if because else ''}", width=LONGEST))
+    if fix := FIXES.get((job["error"] or {}).get("code", "")):
+        note(f"  {fix}")
     return ENDS[State(job["state"])]
 
 

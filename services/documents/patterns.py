@@ -5,6 +5,8 @@ whatever the expression is, at the price of look-around and back-references, whi
 which the tables need anyway; Arrow (50 MB) is loaded only when a pack has a pattern.
 """
 
+from collections.abc import Sequence
+
 TEXT = 10_000  #: characters; a longer value is not tested
 
 
@@ -26,11 +28,26 @@ def matches(pattern: str, text: str) -> bool:
     return _search(rf"\A(?:{pattern})\z", text)
 
 
+def beginnings(pattern: str, texts: Sequence[str]) -> list[bool]:
+    """For each text, whether it begins with a match.
+
+    Raises:
+        BadPattern: as `check`.
+    """
+    check(pattern)
+    return _searched(rf"\A(?:{pattern})", texts)
+
+
 def _search(pattern: str, text: str) -> bool:
+    return _searched(pattern, [text])[0]
+
+
+def _searched(pattern: str, texts: Sequence[str]) -> list[bool]:
     import pyarrow as pa  # noqa: PLC0415 — see above
     import pyarrow.compute as pc  # noqa: PLC0415
 
     try:
-        return bool(pc.match_substring_regex(pa.array([text]), pattern)[0].as_py())
+        found: list[bool] = pc.match_substring_regex(pa.array(texts, pa.string()), pattern).to_pylist()
     except pa.ArrowInvalid as error:
         raise BadPattern(str(error).removeprefix("Invalid regular expression: ")) from error
+    return found

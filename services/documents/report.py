@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from services.artifacts.pages import STYLE
 from services.documents.records import Record, Status, Totals
 from shared.contracts.documents import DocumentResult, DocumentSetSpec, Value
 
@@ -108,7 +109,8 @@ class Html:
         note = f"Values are shown of the first {SECTIONS:,} documents that are not ok; the tables have all of them."
         about = {name: _text(getattr(self._about, name) or "none") for name in ("set_id", "model", "operation", "pack")}
         counts = {name: f"{value:,}" for name, value in totals.items()}
-        return about | counts | {"cost": f"{totals['cost']:.4f}", "note": "" if self._all else f"<p>{note}</p>"}
+        shown = {"cost": f"{totals['cost']:.4f}", "note": "" if self._all else f"<p>{note}</p>", "style": STYLE}
+        return about | counts | shown
 
 
 def _described(record: Record) -> dict[str, Any]:

@@ -22,11 +22,14 @@ from shared.settings import settings
 CALL = "call"  #: written by gateways, never submitted
 KINDS = {
     "batch": "services.batches.kind",
+    "calibration": "services.compression.calibration",
     "document_set": "services.documents.kind",
+    "evaluation": "services.compression.evaluation",
     "import_model": "services.imports.kind",
     CALL: "services.calls.kind",
     "inference": "services.inference.kind",
     "probe": "services.probe.kind",
+    "quantization": "services.compression.quantization",
 }
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from shared.contracts.evaluation import EvaluationOptions, Gate, Source, check_sources
 from shared.contracts.jobs import Contract, Name, Text
@@ -135,7 +135,22 @@ class Override(Contract):
 
     layers: list[Pattern] = Field(min_length=1, max_length=256)
     scheme: Literal["int8-dynamic", "w8a16", "w4a16", "fp8-dynamic"]
-    group_size: int | None = Field(None, ge=16, le=4096, strict=True)
+    group_size: int | None = Field(None, ge=16, le=4096, strict=True, description="w4a16: null is 128")
+
+    @model_validator(mode="after")
+    def _grouped(self) -> "Override":
+        if self.group_size is not None and SCHEMES[Scheme(self.scheme)].group_size != GROUP_SIZE:
+            msg = f"{self.scheme} has no group size to choose"
+            raise ValueError(msg)
+        return self
+
+
+def _known(name: object) -> object:
+    """Name the field, where a union would name each of its parts."""
+    if name not in (*Scheme, "recommended"):
+        msg = f"use one of {', '.join(Scheme)}, recommended"
+        raise ValueError(msg)
+    return name
 
 
 class QuantizationSpec(Contract):
@@ -143,7 +158,7 @@ class QuantizationSpec(Contract):
 
     model: Name
     name: Name | None = Field(None, description="of the new model; null: the model's own and the scheme, `llama-w4a16`")
-    scheme: Scheme | Literal["recommended"] = Field(
+    scheme: Annotated[Scheme | Literal["recommended"], BeforeValidator(_known)] = Field(
         description="`recommended`: what the calibration recommends, with its layers and smoothing"
     )
     method: Method = Method.AUTO
@@ -164,6 +179,7 @@ class QuantizationSpec(Contract):
     gate: Gate | None = Field(None, description="what the result must reach to be registered")
     alias: Name | None = Field(None, description="another name that stands for the new version from now on")
     serving: Serving = Field(Serving(), description="how engines run the new version")
+    devices: Literal[1, 2, 4, 8] = Field(1, description="GPUs that share the calibration samples; class cpu has one")
 
     @model_validator(mode="after")
     def _agrees(self) -> "QuantizationSpec":

@@ -117,7 +117,7 @@ class Gate(Contract):
 
     @model_validator(mode="after")
     def _asks(self) -> "Gate":
-        if not self.model_fields_set:
+        if all(limit is None for _, limit in self):
             msg = "a gate asks for something: max_ppl_increase, min_agreement or max_kl_divergence"
             raise ValueError(msg)
         return self
@@ -164,7 +164,7 @@ class ModelFigures(Contract):
     parameters: int
     flops_per_token: int  #: of a forward pass at an empty cache: two for each weight of a matrix that it goes through
     load_s: float  #: into the evaluating process
-    peak_memory_bytes: int  #: of the evaluating process, or of its device, while this model alone was in it
+    peak_memory_bytes: int  #: what loading it and running it alone added to the evaluating process, or to its GPUs
     served: ServedFigures | None = None
     not_served: str | None = None  #: why `served` is missing
 
@@ -180,7 +180,7 @@ class TaskResult(Contract):
     name: str
     type: Literal["text", "choice", "generation"]
     samples: int
-    tokens: int
+    tokens: int  #: of the candidate: predicted in texts, scored in choices, generated in answers
     sha256: str  #: of the data as it was read
     candidate: dict[str, float]
     baseline: dict[str, float] | None = None

@@ -100,7 +100,7 @@ class EvaluateOrder(Contract):
 
 
 class EvaluationResult(Contract):
-    """What an evaluation found; charts are PNG files in `evaluation/`, `rows` JSON lines of every choice and answer."""
+    """What an evaluation found; charts are PNG files in `evaluation/`, `rows` JSON lines of every sample."""
 
     figures: EvaluationFigures
     charts: list[str] = Field(default_factory=list)

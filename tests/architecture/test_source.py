@@ -15,6 +15,8 @@ READS_ENVIRONMENT: dict[str, str] = {
     "workers/engine/__main__.py": "writes what torch and OpenMP read when they are imported; reads nothing",
     "workers/engine/parallel.py": "which rank a process is comes in torchrun's own variables",
     "workers/engine/guard/environment.py": "passes it on to the server that it guards",
+    "workers/forge/ranks.py": "which rank a process is comes in torchrun's own variables",
+    "workers/forge/running.py": "writes what libraries read when they are imported; reads nothing",
 }
 
 #: Files of more than 300 lines, and why they are one thing.

@@ -6,8 +6,10 @@ from uuid import UUID
 import httpx
 from sqlalchemy import text
 
-from shared.db.models import Base
+from shared.db.models import Base, CompressionJob
+from shared.ids import new_id
 from tests.gateway.conftest import Gateway
+from tests.services.compression import found, kept
 from tests.services.inference import build
 
 PROBE: dict[str, Any] = {"kind": "probe", "spec": {"steps": 0}}
@@ -67,3 +69,13 @@ def refused(answer: httpx.Response, status: int, code: str, *, param: str | None
     assert body["request_id"] == answer.headers["x-request-id"]
     assert answer.headers["content-type"] in ("application/json", "application/problem+json")
     return body
+
+
+def judge(gateway: Gateway, tenant: UUID, name: str, *, job_id: UUID) -> dict[str, str]:
+    """Register a model, calibrate and evaluate it; make a job one of the kinds that have results."""
+    with gateway.database.transaction() as session:
+        model = build.model(session, tenant, name=name, digest=new_id().hex)
+        session.add(CompressionJob(job_id=job_id, tenant_id=tenant, model_id=model.id))
+        calibration = kept.calibration(session, model)
+        evaluation = kept.evaluation(session, model, None, found.figures(baseline=None))
+        return {"calibration_id": str(calibration.id), "evaluation_id": str(evaluation.id)}

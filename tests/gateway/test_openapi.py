@@ -6,7 +6,15 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
-from gateway import openapi, openapi_batches, openapi_documents, openapi_examples, openapi_models, openapi_uploads
+from gateway import (
+    openapi,
+    openapi_batches,
+    openapi_compression,
+    openapi_documents,
+    openapi_examples,
+    openapi_models,
+    openapi_uploads,
+)
 from gateway.app import create_app
 from gateway.readiness import Ready
 from gateway.routes.health import Live
@@ -15,6 +23,7 @@ from gateway.schemas.artifacts import ArtifactOut
 from gateway.schemas.batches import BatchOut, BatchRequest
 from gateway.schemas.cache import CacheOut, CachePurged
 from gateway.schemas.common import Page, Problem
+from gateway.schemas.compression import CalibrationOut, ComparisonOut, EvaluationOut, ResultOut
 from gateway.schemas.document_sets import DocumentRecordOut, DocumentSetOut, DocumentSetRequest
 from gateway.schemas.domain_packs import DomainPackDetail, DomainPackOut
 from gateway.schemas.files import FileDeleted, FileOut
@@ -58,6 +67,8 @@ ROUTES = [
     "POST /v1/batches/{batch_id}/retry",
     "DELETE /v1/cache",
     "GET /v1/cache",
+    "GET /v1/calibrations",
+    "GET /v1/calibrations/{calibration_id}",
     "POST /v1/chat/completions",
     "POST /v1/completions",
     "GET /v1/document_sets",
@@ -68,6 +79,8 @@ ROUTES = [
     "GET /v1/domain_packs",
     "GET /v1/domain_packs/{pack}",
     "POST /v1/embeddings",
+    "GET /v1/evaluations",
+    "GET /v1/evaluations/{evaluation_id}",
     "GET /v1/files",
     "POST /v1/files",
     "DELETE /v1/files/{file_id}",
@@ -84,6 +97,7 @@ ROUTES = [
     "GET /v1/jobs/{job_id}/explain",
     "GET /v1/jobs/{job_id}/logs",
     "POST /v1/jobs/{job_id}/pause",
+    "GET /v1/jobs/{job_id}/result",
     "POST /v1/jobs/{job_id}/resume",
     "POST /v1/jobs/{job_id}/retry",
     "GET /v1/jobs/{job_id}/webhook_deliveries",
@@ -92,6 +106,7 @@ ROUTES = [
     "PUT /v1/model_aliases/{alias}",
     "GET /v1/models",
     "POST /v1/models",
+    "GET /v1/models/{a}/compare/{b}",
     "DELETE /v1/models/{model}",
     "GET /v1/models/{model}",
     "PATCH /v1/models/{model}",
@@ -103,10 +118,12 @@ ROUTES = [
     "GET /v1/workers",
 ]
 
+JOB_REQUESTS: dict[str, Any] = openapi_examples.JOB_REQUESTS | openapi_compression.JOB_REQUESTS
 CATALOGUE = [ModelOut, ModelDetail, ModelList, ModelDeleted, AliasOut, AliasList, AliasDeleted]
 ROWS = [JobOut, EventOut, LogOut, AttemptOut, CheckpointOut, DeliveryOut, FileOut, WorkerOut, GpuClassOut, ApiKeyOut]
-ROWS += [BatchOut, DocumentSetOut, DocumentRecordOut, DomainPackOut]
+ROWS += [BatchOut, CalibrationOut, EvaluationOut, DocumentSetOut, DocumentRecordOut, DomainPackOut]
 WHOLE = [ArtifactOut, DraftOut, Explanation, FileDeleted, *CATALOGUE, CacheOut, CachePurged, Live, Ready]
+WHOLE += [ResultOut, ComparisonOut]
 MODELS: dict[str, Any] = {each.__name__: each for each in [*ROWS, *WHOLE]}
 MODELS |= {"DomainPackDetail": DomainPackDetail, "UploadOut": UploadOut, "UploadPartOut": UploadPartOut}
 MODELS |= {f"Page_{row.__name__}_": Page[row] for row in ROWS}  # type: ignore[valid-type]
@@ -172,9 +189,9 @@ class TestExamples:
     def test_the_problem_is_one(self) -> None:
         assert Problem.model_validate(openapi_examples.PROBLEM).model_dump() == openapi_examples.PROBLEM
 
-    @pytest.mark.parametrize("name", sorted(openapi_examples.JOB_REQUESTS))
+    @pytest.mark.parametrize("name", sorted(JOB_REQUESTS))
     def test_a_job_request_would_be_read(self, name: str) -> None:
-        request = JobRequest.model_validate(openapi_examples.JOB_REQUESTS[name]["value"])
+        request = JobRequest.model_validate(JOB_REQUESTS[name]["value"])
         kind(request.kind).spec.model_validate(request.spec)
 
     @pytest.mark.parametrize("name", sorted(openapi_models.REGISTER_REQUESTS))

@@ -15,13 +15,16 @@ from shared.ids import new_id
 from shared.settings import Settings
 from tests.gateway import work
 from tests.gateway.conftest import Gateway
+from tests.gateway.served import judge
 
 PROBE: dict[str, Any] = {"kind": "probe", "spec": {"steps": 0}}
 ROUTES = [route for route in create_app(Settings()).routes if isinstance(route, APIRoute)]
 KEYED = [route for route in ROUTES if isinstance(route, Route)]
 OPEN = {"/health/live", "/health/ready", "/docs", "/openapi.json"}
 OF_A_TENANT = [route for route in KEYED if "{" in route.path and "/domain_packs/" not in route.path]
-PLACES = "job_id artifact_id file_id upload_id batch_id document_set_id id model alias pack"
+PLACES = (
+    "job_id artifact_id file_id upload_id batch_id document_set_id calibration_id evaluation_id id model a b alias pack"
+)
 ANY = dict.fromkeys(PLACES.split(), "1")  #: something for every path
 BODIES: dict[str, Any] = {
     "POST /v1/jobs": PROBE,
@@ -43,7 +46,8 @@ def call(client: httpx.Client, route: APIRoute, **values: str) -> httpx.Response
 
 @pytest.fixture(scope="module")
 def theirs(gateway: Gateway) -> dict[str, str]:
-    with gateway.caller() as owner:
+    tenant = gateway.tenant()
+    with gateway.caller(tenant=tenant) as owner:
         job = owner.post("/v1/jobs", json=PROBE).json()
         claimed = work.claim(gateway.database, job["id"])
         artifact_id = work.artifact(gateway.database, gateway.settings, claimed, name="a", data=b"theirs")
@@ -54,16 +58,23 @@ def theirs(gateway: Gateway) -> dict[str, str]:
         lines = owner.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a", b"{}")}).json()
         wish = {"input_file_id": lines["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch = owner.post("/v1/batches", json=wish).json()
-    return ANY | {
-        "job_id": job["id"],
-        "artifact_id": artifact_id,
-        "file_id": file["id"],
-        "upload_id": upload["id"],
-        "batch_id": batch["id"],
-        "id": key["id"],
-        "model": "theirs",
-        "alias": "theirs",
-    }
+    judgement = judge(gateway, tenant, "theirs", job_id=UUID(job["id"]))
+    return (
+        ANY
+        | judgement
+        | {
+            "job_id": job["id"],
+            "artifact_id": artifact_id,
+            "file_id": file["id"],
+            "upload_id": upload["id"],
+            "batch_id": batch["id"],
+            "id": key["id"],
+            "model": "theirs",
+            "a": "theirs",
+            "b": "theirs",
+            "alias": "theirs",
+        }
+    )
 
 
 class TestRoutes:
@@ -79,7 +90,7 @@ class TestRoutes:
 
     @pytest.mark.parametrize("route", KEYED, ids=name)
     def test_nobody_comes_in_without_a_key(self, gateway: Gateway, route: Route) -> None:
-        with httpx.Client(base_url=gateway.url) as nobody:
+        with httpx.Client(base_url=gateway.url, verify=False) as nobody:
             answer = call(nobody, route, **ANY)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"

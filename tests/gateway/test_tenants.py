@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from shared.ids import new_id
 from shared.settings import Settings
 from tests.gateway import work
 from tests.gateway.conftest import Gateway
-from tests.gateway.served import MODEL, NOWHERE, PROBE, inference, refused, register, rows, submit
+from tests.gateway.served import MODEL, NOWHERE, PROBE, inference, judge, refused, register, rows, submit
 
 ROUTES = [route for route in create_app(Settings()).routes if isinstance(route, Route)]
 #: (method, path) of every call
@@ -28,6 +29,10 @@ MISSING = {
     "id": NOWHERE,
     "file_id": f"file-{'0' * 32}",
     "model": "no-such-model",
+    "a": "no-such-model",
+    "b": "no-such-model",
+    "calibration_id": NOWHERE,
+    "evaluation_id": NOWHERE,
     "alias": "no-such-alias",
     "upload_id": f"upload_{'0' * 32}",
     "batch_id": f"batch_{'0' * 32}",
@@ -49,7 +54,7 @@ class Owned:
 @pytest.fixture(scope="module")
 def theirs(gateway: Gateway) -> Any:
     tenant = gateway.tenant()
-    name = f"{MODEL}-{new_id().hex}"
+    name, judged = (f"{MODEL}-{new_id().hex}" for _ in range(2))
     register(gateway, tenant, name=name)
     with gateway.caller(tenant=tenant) as client:
         hook = {"url": "https://example.com/theirs", "events": ["job.queued"]}
@@ -57,6 +62,7 @@ def theirs(gateway: Gateway) -> Any:
         claimed = work.claim(gateway.database, job["id"])
         artifact = work.artifact(gateway.database, gateway.settings, claimed, name="theirs", data=b"theirs")
         work.end(gateway.database, claimed)
+        judgement = judge(gateway, tenant, judged, job_id=UUID(job["id"]))
         upload = client.post("/v1/files", data={"purpose": "user_data"}, files={"file": ("theirs", b"theirs")})
         made = client.post("/v1/api_keys", json={"name": "theirs", "scopes": ["jobs:read"]}).json()
         ids = {"job_id": job["id"], "artifact_id": artifact, "file_id": upload.json()["id"], "id": made["id"]}
@@ -71,7 +77,7 @@ def theirs(gateway: Gateway) -> Any:
             "document_set_id": document_set["id"],
             "upload_id": client.post("/v1/uploads", json=announced).json()["id"],
         }
-        yield Owned(client, ids | {"model": name, "alias": alias["id"]})
+        yield Owned(client, ids | judgement | {"model": name, "alias": alias["id"], "a": judged, "b": judged})
 
 
 def everything(gateway: Gateway) -> list[Any]:
@@ -84,6 +90,9 @@ def everything(gateway: Gateway) -> list[Any]:
         "uploads",
         "models",
         "model_aliases",
+        "calibrations",
+        "compression_jobs",
+        "evaluations",
         "webhook_deliveries",
         "outbox",
     )
@@ -136,6 +145,8 @@ class TestMatrix:
             ("/v1/files", "after", "file_id"),
             ("/v1/api_keys", "after", "id"),
             ("/v1/batches", "after", "batch_id"),
+            ("/v1/calibrations", "after", "calibration_id"),
+            ("/v1/evaluations", "after", "evaluation_id"),
             ("/v1/document_sets", "after", "document_set_id"),
         ],
     )

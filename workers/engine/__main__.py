@@ -93,6 +93,8 @@ def _prepare_environment(threads: int | None = None) -> None:
     }
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
+    # transformers imports scikit-learn where it finds it, for one kind of generation that is not ours: 1 s and 140 MB
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
 
 
 def _threads_for(config: EngineConfig) -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shared.contracts.forge import EXIT_FAILED, EXIT_ORPHANED, EXIT_STOPPED, ErrorMessage, ForgeSpec, Message
 from shared.contracts.jobs import JobError
+from workers.forge.ranks import rank, under_torchrun
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -18,18 +19,24 @@ class Stopped(Exception):
 
 
 class Pipe:
-    """The worker's end of this process: messages go out, the wish to stop comes in."""
+    """The worker's end of this process: messages go out, the wish to stop comes in.
+
+    Where a forge has several processes, rank 0 speaks; the others say what went wrong, and nothing else.
+    """
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
         self._lock = threading.Lock()
+        self._descriptor = _take_stdout()
 
     def send(self, message: Message) -> None:
         """Write one message."""
-        line = message.model_dump_json().encode() + b"\n"
+        if rank() > 0 and not isinstance(message, ErrorMessage):
+            return
+        line = memoryview(message.model_dump_json().encode() + b"\n")
         with self._lock:
-            sys.stdout.buffer.write(line)
-            sys.stdout.buffer.flush()
+            while line:
+                line = line[os.write(self._descriptor, line) :]
 
     def fail(self, code: str, title: str, *, detail: str = "", retryable: bool = False) -> None:
         """Say why there is no result, and leave."""
@@ -53,10 +60,19 @@ def start() -> tuple[ForgeSpec, Pipe]:
     return spec, pipe
 
 
+def _take_stdout() -> int:
+    """The way to the worker, for messages alone: what a library prints goes to stderr from now on."""
+    sys.stdout.flush()
+    private = os.dup(1)
+    os.dup2(2, 1)
+    return private
+
+
 def _die_with(parent_pid: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died before the line above
+    # torchrun's agent stands between a worker and its ranks: the pipe on stdin tells them of the worker's death.
+    if not under_torchrun() and os.getppid() != parent_pid:  # it died before the line above
         os._exit(EXIT_ORPHANED)
 
 

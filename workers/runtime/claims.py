@@ -12,8 +12,8 @@ from services.jobs.kinds import kind
 from services.jobs.types import Claim
 from shared import failpoints
 from shared.clock import monotonic
-from shared.contracts.jobs import JobError, Pool
-from shared.errors import DatabaseUnavailable, Fenced
+from shared.contracts.jobs import JobError, Pool, State
+from shared.errors import DatabaseUnavailable, Fenced, ModelyardError
 from shared.telemetry import logger
 from workers.runtime.host import Host
 from workers.runtime.slots import SlotName
@@ -179,7 +179,7 @@ class Claims:
             work.finishing = True
             work.unwatch_time()
             self.ring(work.pool)  # its place is free while its end is being written
-            if finish is None or await self._host.ledger.end(finish) is None:
+            if finish is None or await self._end(work, finish) is None:
                 log.warning("fenced", extra={"job": str(work.id), "attempt": work.claim.attempt})
         except Exception:
             log.exception("end was not written", extra={"job": str(work.id)})  # its lease runs out
@@ -187,6 +187,13 @@ class Claims:
             del self.live[work.id]
             self.ring(work.pool)  # a claim passes over a tenant whose share an end has locked: look again
             self._changed()
+
+    async def _end(self, work: Work, finish: Finish) -> State | None:
+        """Write how the work ended; rows that cannot be written (any more) make it a failure."""
+        try:
+            return await self._host.ledger.end(finish)
+        except ModelyardError as error:
+            return await self._host.ledger.end(work.failed(JobFailed.of(error)))
 
     async def _work(self, work: Work) -> Finish | None:
         """What became of the work; None when another attempt owns the job, so that nothing may be written."""

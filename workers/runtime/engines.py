@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
+from services.workers.types import Measure
 from shared.clock import monotonic
 from shared.contracts.engine import EngineStats
 from shared.contracts.jobs import JobError
@@ -119,6 +120,16 @@ class Engines:
             for engine in self
             if set(engine.slots) & set(names) and not (engine.model.serving.pinned or engine.leaving)
         ]
+
+    async def measured(self, engine: Engine) -> Measure | None:
+        """What an engine like this one took the last time."""
+        return await self._measures.recall(engine.model.digest, kind=engine.kind, ranks=engine.size.ranks)
+
+    async def drop(self, digest: str) -> None:
+        """Unload the engines of a model that was never registered, and never will be."""
+        for engine in self:
+            if engine.model.digest == digest and not engine.users:
+                await self._unload(engine)
 
     async def tidy(self) -> None:
         """Unload engines that nobody has used for their idle time; for ever."""

@@ -1,17 +1,16 @@
-"""One forge process: an exclusive job in a process group of its own, with a folder, a spec and nothing else.
+"""One forge: an exclusive job in processes of its own, with a folder, a spec and nothing else.
 
-Its messages come as JSON lines on a pipe; its stdin is a pipe of ours that breaks with us. It is asked to stop with
-SIGTERM, answers with a checkpoint, and is killed as a group when it does not.
+It is asked to stop with SIGTERM, answers with a checkpoint if it has any, and is killed with all its processes when it
+does not. Its slots are free as soon as it has ended: what it made is stored afterwards.
 """
 
 import asyncio
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +22,6 @@ from services.jobs import lifecycle
 from shared import failpoints
 from shared.clock import monotonic
 from shared.contracts.forge import (
-    EXIT_STOPPED,
-    LINE_BYTES,
-    MESSAGE,
     ArtifactMessage,
     CheckpointMessage,
     DoneMessage,
@@ -37,60 +33,120 @@ from shared.contracts.forge import (
     ProgressMessage,
 )
 from shared.contracts.jobs import JobError, Pool
-from shared.embedded.layout import open_log, write_private
 from shared.errors import DatabaseUnavailable
-from shared.settings import passed_on
 from shared.telemetry import logger
-from workers.runtime import checkpoints, scratch
+from workers.runtime import checkpoints, forge_files, scratch
+from workers.runtime.forge_process import ForgeProcess
 from workers.runtime.host import Host
-from workers.runtime.processes import Identity, Note, exited, signal_group
-from workers.runtime.slots import CPU, VISIBLE, SlotName, visible_devices
+from workers.runtime.slots import CPU, SlotName
 from workers.runtime.work import Finish, JobFailed, Stop, Work
 
 NICE: Final = 10  # on a CPU, so that chat stays alive while a forge runs
 LOG_EVERY_S: Final = 1.0
 LOG_LINES: Final = 10_000  # kept of one attempt
 LOG_BURST: Final = 200  # kept of one second
-OOM_COUNTER: Final = Path("/sys/fs/cgroup/memory.events")
-PYTHON: Final = (sys.executable, "-I", "-m")  # isolated: nothing in the job's folder or environment is imported
 
 log = logger(__name__)
 
 
-async def run_forge(work: Work, host: Host, *, module: str) -> Finish:
-    """Run a forge module for a claim, from its slot to its artifacts.
+@dataclass(frozen=True)
+class Made:
+    """What a forge has left below `out`, and said of it."""
+
+    out: Path
+    result: dict[str, Any]
+    artifacts: Sequence[ArtifactMessage] = ()
+
+    def path(self, relative: str) -> Path:
+        """A path that the forge named. Raises ValueError when it leaves `out`."""
+        return below(self.out, relative)
+
+
+Prepare = Callable[[Path], Awaitable[dict[str, Any]]]  #: (empty folder for inputs) → what the forge is told
+Conclude = Callable[[Made], Awaitable[Finish]]
+
+
+async def run_forge(
+    work: Work, host: Host, *, module: str, prepare: Prepare | None = None, conclude: Conclude | None = None
+) -> Finish:
+    """Run a forge module for a claim, from its inputs to its artifacts.
+
+    `prepare` fetches what the forge reads; without it the forge is told the job's own spec. `conclude` decides what
+    is stored of what the forge made, once its slots are free again; without it, every artifact that it named.
 
     Raises:
-        JobFailed: the forge said why, or died.
+        JobFailed: the forge said why, or died; or this host's disk is full.
         Fenced: another attempt owns the job.
     """
-    slots = await host.devices.take(Pool.FORGE, work.claim.devices, residents=host.engines)
-    folder = host.folders.attempt(work.id, work.claim.attempt)
+    forge = _Forge(work, host)
     try:
-        return await _Forge(work, host, folder, slots).run(module)
+        async with forge_files.space_told():
+            spec = await forge.prepare(prepare)
+            made = await forge.run(module, spec)
+            if conclude is None:
+                return await forge.keep(made)
+            if work.stop is not None:
+                raise asyncio.CancelledError  # it was done in the same breath
+            return await conclude(made)
     finally:
-        host.devices.give_back(slots)
-        await scratch.discard(folder)
+        await scratch.discard(forge.folder)
+
+
+def below(folder: Path, relative: str) -> Path:
+    """A path in a folder. Raises ValueError when it leaves it."""
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(relative)
+    return path
 
 
 class _Forge:
-    def __init__(self, work: Work, host: Host, folder: Path, slots: Sequence[SlotName]) -> None:
+    def __init__(self, work: Work, host: Host) -> None:
+        self.folder = host.folders.attempt(work.id, work.claim.attempt)
         self._work = work
         self._host = host
-        self._folder = folder
-        self._slots = slots
-        self._out = folder / "out"
+        self._out = self.folder / "out"
         self._artifacts: list[ArtifactMessage] = []
-        self._done = False
+        self._done: DoneMessage | None = None
         self._error: JobError | None = None
         self._logs: list[tuple[str, str]] = []
         self._logged = 0
 
-    async def run(self, module: str) -> Finish:
-        spec = await self._prepare()
-        ooms = _oom_kills()
+    async def prepare(self, prepare: Prepare | None) -> ForgeSpec:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        inputs = self.folder / "in"
+        for path in (inputs, self._out):
+            path.mkdir(mode=0o700, parents=True)
+        if prepare is not None:
+            scratch.claim(self.folder)  # it takes a while: nobody sweeps it up meanwhile
+        on_cpu = self._work.claim.gpu_class == CPU
+        return ForgeSpec(
+            spec=await prepare(inputs) if prepare else self._work.claim.spec,
+            inputs=inputs,
+            out=self._out,
+            fingerprint=checkpoints.fingerprint(self._work.claim),
+            resume=await checkpoints.resume(self._work, self._host, inputs),
+            threads=os.cpu_count() or 1,
+            nice=NICE if on_cpu else 0,
+            parent_pid=os.getpid(),
+        )
+
+    async def run(self, module: str, spec: ForgeSpec) -> Made:
+        """Take the slots, and hold them for as long as anything of the forge runs."""
+        slots = await self._host.devices.take(Pool.FORGE, self._work.claim.devices, residents=self._host.engines)
+        try:
+            await self._run(module, spec, slots)
+        finally:
+            self._host.devices.give_back(slots)
+        assert self._done is not None
+        return Made(self._out, self._done.result, tuple(self._artifacts))
+
+    async def _run(self, module: str, spec: ForgeSpec, slots: Sequence[SlotName]) -> None:
         started = monotonic()
-        process = self._start(module, spec)
+        locks = self._host.devices.slots.descriptors(slots)
+        logged = self._host.folders.logs / "forge.log"
+        process = ForgeProcess.start(module, spec, folder=self.folder, log=logged, slots=slots, locks=locks)
+        log.info("forge started", extra={"job": str(self._work.id), "pid": process.pid, "forge": module})
         driving = asyncio.ensure_future(self._drive(process))
         try:
             await asyncio.shield(driving)
@@ -99,77 +155,23 @@ class _Forge:
             if not self._done:
                 raise
         finally:
-            signal_group(process.pid, signal.SIGKILL)  # what its children left
-            await exited(process.pid)
-            status = process.wait()
-            process.stdin.close()  # type: ignore[union-attr]  # a pipe, see _start
+            status = await process.finish()
             driving.cancel()
-            self._work.gpu_seconds += (monotonic() - started) * len(self._slots)
+            self._work.gpu_seconds += (monotonic() - started) * len(slots)
         if not self._done:
-            raise JobFailed(self._error or _death(status, oom=_oom_kills() > ooms), permanent=self._hopeless())
-        return await self._finish()
+            hopeless = self._error is not None and not self._error.retryable
+            raise JobFailed(self._error or process.death(status), permanent=hopeless)
 
-    def _hopeless(self) -> bool:
-        return self._error is not None and not self._error.retryable
-
-    async def _prepare(self) -> ForgeSpec:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        inputs = self._folder / "in"
-        for path in (inputs, self._out):
-            path.mkdir(mode=0o700, parents=True)
-        on_cpu = self._work.claim.gpu_class == CPU
-        cores = os.cpu_count() or 1
-        return ForgeSpec(
-            spec=self._work.claim.spec,
-            inputs=inputs,
-            out=self._out,
-            fingerprint=checkpoints.fingerprint(self._work.claim),
-            resume=await checkpoints.resume(self._work, self._host, inputs),
-            threads=max(1, cores // 2) if on_cpu else cores,
-            nice=NICE if on_cpu else 0,
-            parent_pid=os.getpid(),
-        )
-
-    def _start(self, module: str, spec: ForgeSpec) -> "subprocess.Popen[bytes]":
-        path = self._folder / "spec.json"
-        write_private(path, spec.model_dump_json())
-        written = open_log(self._host.folders.logs / "forge.log")
-        try:
-            process = subprocess.Popen(
-                [*PYTHON, module, str(path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=written,
-                env=visible_devices(self._slots, inherited=passed_on([VISIBLE]).get(VISIBLE)),
-                cwd=self._folder,
-                start_new_session=True,
-                pass_fds=self._host.devices.slots.descriptors(self._slots),
-            )
-        finally:
-            os.close(written)
-        identity = Identity.of(process.pid)
-        Note(process=identity, worker=Identity.of(os.getpid())).write(self._folder)
-        log.info("forge started", extra={"job": str(self._work.id), "pid": process.pid, "forge": module})
-        return process
-
-    async def _drive(self, process: "subprocess.Popen[bytes]") -> None:
+    async def _drive(self, process: ForgeProcess) -> None:
         """Handle every message until the pipe closes, and wait for the process."""
-        assert process.stdout is not None
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=LINE_BYTES)
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), process.stdout)
-        logging = loop.create_task(self._write_logs())
+        logging = asyncio.get_running_loop().create_task(self._write_logs())
         try:
-            while line := await reader.readline():
-                await self._handle(MESSAGE.validate_json(line))
-        except ValueError as error:  # pydantic's and asyncio's: no message of ours, or too long a line
-            told = JobError(code="forge_protocol", title="The forge wrote something that is no message")
-            raise JobFailed(told) from error
+            async for message in process.messages():
+                await self._handle(message)
         finally:
-            transport.close()
             logging.cancel()
             await self._flush_logs()
-        await exited(process.pid)
+        await process.ended()
 
     async def _handle(self, message: Message) -> None:
         match message:
@@ -181,33 +183,34 @@ class _Forge:
                 values = " ".join(f"{name}={value:.6g}" for name, value in message.values.items())
                 self._note("info", f"step {message.step}: {values}")
             case CheckpointMessage():
-                await checkpoints.keep(self._work, self._host, self._below(message.folder), step=message.step)
+                await checkpoints.keep(self._work, self._host, below(self._out, message.folder), step=message.step)
             case ArtifactMessage():
                 self._artifacts.append(message)
             case DoneMessage():
-                self._done = True
+                self._done = message
             case ErrorMessage():
-                self._error = message.error
+                self._error = self._error or message.error  # of several ranks, the first that fell
 
-    async def _end(self, process: "subprocess.Popen[bytes]", driving: "asyncio.Future[None]") -> None:
-        """SIGTERM, time to write a checkpoint, SIGKILL of the group. Returns when nothing of it runs any more."""
+    async def _end(self, process: ForgeProcess, driving: "asyncio.Future[None]") -> None:
+        """SIGTERM, time to write a checkpoint, SIGKILL of all. Returns when nothing is read from it any more."""
         grace_s = {Stop.FENCED: 0.0, Stop.DRAIN: self._host.settings.drain_grace_s}.get(
             self._work.stop or Stop.CANCEL, self._host.settings.cancel_term_s
         )
-        signal_group(process.pid, signal.SIGTERM)
+        process.signal(signal.SIGTERM)
         hurried = asyncio.ensure_future(self._host.hurried.wait())
         waited: set[asyncio.Future[Any]] = {driving, hurried}
         await asyncio.wait(waited, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not driving.done():
             log.warning("forge is killed", extra={"job": str(self._work.id), "grace_s": grace_s})
-            signal_group(process.pid, signal.SIGKILL)
+            process.signal(signal.SIGKILL)
             driving.cancel()
         await asyncio.gather(driving, return_exceptions=True)
 
-    async def _finish(self) -> Finish:
+    async def keep(self, made: Made) -> Finish:
+        """Store every artifact that the forge named; their rows come with the end of the job."""
         claim = self._work.claim
-        stored = await self._host.insist(self._upload)
+        stored = await self._host.insist(lambda: self._upload(made))
         failpoints.hit("finish.after_upload")
 
         def write(session: Session) -> None:
@@ -216,23 +219,14 @@ class _Forge:
 
         return self._work.succeeded(write)
 
-    def _upload(self) -> list[NewArtifact]:
+    def _upload(self, made: Made) -> list[NewArtifact]:
+        store, tenant_id = self._host.store, self._work.claim.tenant_id
         return [
-            NewArtifact(
-                name=told.name,
-                media_type=told.media_type,
-                blob=self._host.store.put_file(self._work.claim.tenant_id, self._below(told.path)),
-                position=position,
+            forge_files.put(
+                store, tenant_id, made.path(told.path), name=told.name, media_type=told.media_type, position=position
             )
-            for position, told in enumerate(self._artifacts)
+            for position, told in enumerate(made.artifacts)
         ]
-
-    def _below(self, relative: str) -> Path:
-        """A path that the forge named. Raises ValueError when it leaves `out`."""
-        path = (self._out / relative).resolve()
-        if not path.is_relative_to(self._out.resolve()):
-            raise ValueError(relative)
-        return path
 
     def _note(self, level: str, message: str) -> None:
         if self._logged < LOG_LINES and len(self._logs) < LOG_BURST:
@@ -249,24 +243,3 @@ class _Forge:
         if lines:
             with suppress(DatabaseUnavailable):  # a log line is not worth waiting for
                 await self._host.transactions.run(lambda session: lifecycle.add_logs(session, self._work.claim, lines))
-
-
-def _oom_kills() -> int:
-    """Processes of this container that the kernel has killed for memory; 0 where it does not say."""
-    with suppress(OSError, ValueError):
-        for line in OOM_COUNTER.read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return 0
-
-
-def _death(status: int, *, oom: bool) -> JobError:
-    """Why a forge ended without a word."""
-    if oom:
-        return JobError(code="out_of_memory", title="The host ran out of memory", retryable=True)
-    if status == -signal.SIGKILL:
-        return JobError(code="forge_killed", title="The process was killed from outside", retryable=True)
-    if status == EXIT_STOPPED:
-        return JobError(code="forge_stopped", title="The process was told to stop from outside", retryable=True)
-    return JobError(code="forge_crashed", title="The process died", detail=f"exit status {status}", retryable=True)

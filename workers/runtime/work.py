@@ -13,6 +13,7 @@ from services.jobs.types import Beat, Claim, Ending, Outcome
 from services.usage import service as usage
 from shared.clock import monotonic
 from shared.contracts.jobs import JobError, Usage
+from shared.errors import ModelyardError
 from shared.queues import split_queue
 
 
@@ -40,12 +41,25 @@ ENDS = {
 
 
 class JobFailed(Exception):
-    """The work went wrong; `permanent` when another attempt would meet the same end."""
+    """The work went wrong; `permanent` when another attempt would meet the same end.
 
-    def __init__(self, error: JobError, *, permanent: bool = False) -> None:
+    What ends for good may leave rows all the same: `write` writes them in the transaction that ends the job.
+    """
+
+    def __init__(
+        self, error: JobError, *, permanent: bool = False, write: Callable[[Session], None] | None = None
+    ) -> None:
+        assert permanent or write is None, "another attempt would write its own rows"
         self.error = error
         self.permanent = permanent
+        self.write = write
         super().__init__(error.title)
+
+    @classmethod
+    def of(cls, error: ModelyardError) -> "JobFailed":
+        """The same in a job's words; for good, unless another try may help."""
+        told = JobError(code=error.code, title=error.message, retryable=error.retryable)
+        return cls(told, permanent=not error.retryable)
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ class Work:
 
     def failed(self, failure: JobFailed) -> Finish:
         """The end of work that went wrong."""
-        return self._finish(Outcome.FAILED, error=failure.error, permanent=failure.permanent)
+        return self._finish(Outcome.FAILED, error=failure.error, permanent=failure.permanent, write=failure.write)
 
     def _finish(
         self,

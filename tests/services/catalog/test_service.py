@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from services.catalog import service
 from services.catalog.files import materialise, remove
+from services.catalog.register import stage, write
 from services.catalog.tensors import UnsafeModel
+from services.catalog.tree import FolderTree
 from shared.db.models import Model, Tenant
 from shared.db.session import Database
 from shared.errors import InvalidField, StoreUnavailable, UnknownModel
@@ -87,6 +89,22 @@ class TestRegister:
             service.by_id(session, stranger, model.id)
         assert not service.page(session, stranger)
 
+    def test_what_is_staged_is_no_model_until_it_is_written(
+        self, database: Database, store: Store, *, session: Session, tenant: UUID, folder: Path
+    ):
+        (folder / "recipe.yaml").write_text("quantization_stage: {}")
+        ready = stage(store, tenant, FolderTree(folder, store, tenant), wish=service.Wish("m", alias="prod"))
+        assert all(store.size(tenant, entry["sha256"]) == entry["bytes"] for entry in ready.values["manifest"])
+        assert not service.page(session, tenant)
+        write(session, ready)
+        session.rollback()
+        with database.transaction() as kept:
+            first = write(kept, ready)
+        with database.transaction() as again:
+            assert write(again, ready).id == first.id
+        assert (first.version, first.digest) == (1, ready.digest)
+        assert service.get(session, tenant, "prod").id == first.id
+
     def test_nothing_is_registered_when_the_store_is_away(
         self, database: Database, stores: RunningStores, tenant: UUID, folder: Path
     ):
@@ -112,7 +130,19 @@ class TestRefusals:
         assert raised.value.param == "name"
 
     @pytest.mark.parametrize(
-        "name", ["pytorch_model.bin", "model.pt", "x.pkl", "modeling.py", "x.so", "x.zip", "x.gguf", "x.h5", "nosuffix"]
+        "name",
+        [
+            "pytorch_model.bin",
+            "model.pt",
+            "x.pkl",
+            "modeling.py",
+            "x.so",
+            "x.zip",
+            "x.gguf",
+            "x.h5",
+            "x.yaml",
+            "nosuffix",
+        ],
     )
     def test_files_that_run(self, register, folder: Path, name: str):
         (folder / name).write_bytes(b"x")

@@ -54,7 +54,17 @@ class TestDemo:
         assert webhook["id"] == webhook["headers"]["webhook-id"]
         assert len(report["artifact_sha256"]) == 64
         assert report["lines"] == 48
-        assert list(report["timings_s"]) == ["up", "submit", "run", "artifact", "webhook", "batch", "documents", "down"]
+        assert list(report["timings_s"]) == [
+            "up",
+            "submit",
+            "run",
+            "artifact",
+            "webhook",
+            "batch",
+            "documents",
+            "compress",
+            "down",
+        ]
         assert "the signature is genuine" in told
         assert report["batch"]["request_counts"] == {"total": 24, "completed": 24, "failed": 0}
         assert report["batch"]["line"]["response"]["status_code"] == 200
@@ -63,6 +73,12 @@ class TestDemo:
         assert sorted(each["filename"].rpartition(".")[2] for each in read["documents"]) == ["docx", "pdf", "xlsx"]
         assert read["pages"] == sum(each["pages"] for each in read["documents"])
         assert {"results.csv", "results.parquet", "report.html"} <= {each["name"] for each in read["artifacts"]}
+        made = report["quantization"]
+        assert made["model"]
+        assert made["evaluation"]
+        assert made["answer"].strip()
+        assert made["figures"]["candidate"]["weight_bytes"] < 0.75 * made["figures"]["baseline"]["weight_bytes"]
+        assert "text: perplexity" in told
         assert left_behind(env) == []
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,4 +1,4 @@
-"""Files, batches and documents through the command line, against a whole yard and a real engine."""
+"""Files, batches, documents and a quantization through the command line, against a whole yard and a real engine."""
 
 import csv
 import hashlib
@@ -169,3 +169,31 @@ class TestDocuments:
         refused = answer(yard, *command, code=ExitCode.REFUSED)
         assert refused["param"] == "max_tokens"
         assert answer(yard, "files", "list", "--all")["data"] == before
+
+
+class TestQuantize:
+    def test_a_smaller_model_is_made_compared_and_asked(self, yard: RunningYard, tmp_path: Path) -> None:
+        # Given
+        texts = tmp_path / "texts.jsonl"
+        lines = (f"The {number}th line says what follows from {number}, and why." for number in range(400))
+        texts.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+        asked = ("quantize", "yard-tiny", "--scheme", "fp8-dynamic", "--text", str(texts), "--no-speed")
+
+        # When
+        made = answer(yard, *asked, "--gate", "max_ppl_increase=0.5", "--alias", "small")
+
+        # Then
+        assert list(made) == ["job", "model", "artifact", "evaluation"]
+        assert all(isinstance(each, str) for each in made.values())
+        found = answer(yard, "models", "compare", "yard-tiny", "small")
+        assert found["b"]["version_id"] == made["model"]
+        assert found["evaluation"] == made["evaluation"]
+        assert found["b"]["measured"]["weight_bytes"] < 0.75 * found["a"]["measured"]["weight_bytes"]
+        assert found["lineage"]["derived"] == "yard-tiny-fp8-dynamic@1"
+        shown = yard.cli("models", "show", "small")
+        assert "quantized from yard-tiny@1: fp8-dynamic" in shown.stdout
+        brought = answer(yard, "artifacts", "download", made["artifact"], "-o", str(tmp_path))
+        names = {path.name for path in Path(brought["path"]).iterdir()}
+        assert names >= {"README.md", "config.json", "model.safetensors", "recipe.yaml", "tokenizer.json"}
+        assert not answer(yard, "artifacts", "download", made["artifact"], "-o", str(tmp_path))["downloaded"]
+        assert yard.cli("chat", "yard-tiny-fp8-dynamic", "What does os.walk do?", "--max-tokens", "8").stdout.strip()

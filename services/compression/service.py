@@ -1,0 +1,139 @@
+"""What came of calibrations, quantizations and evaluations, for callers. Nothing here commits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from services.catalog import repository as catalog_rows
+from services.catalog import service as catalog
+from services.compression import repository
+from services.jobs import service as jobs
+from shared.contracts.jobs import State
+from shared.db.models import Calibration, Evaluation, Model
+from shared.errors import InvalidCursor, NotFound
+from shared.ids import parse
+
+
+class NoResult(NotFound):
+    """The job has no result: it has not ended yet, or its kind has its results elsewhere."""
+
+    code = "no_result"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job of one of the three kinds has left; what it was not to make, or failed to make, is None."""
+
+    job_id: UUID
+    model: Model | None  #: that was registered
+    artifact_id: UUID | None
+    evaluation_id: UUID | None
+    calibration_id: UUID | None  #: that was made, found or used
+
+
+def result(session: Session, tenant_id: UUID, job_id: UUID) -> Result:
+    """What came of a job.
+
+    Raises:
+        NotFound: the tenant has no such job.
+        NoResult: it has not ended, or is of another kind.
+    """
+    job = jobs.get(session, tenant_id, job_id)
+    row = repository.job(session, tenant_id, job_id)
+    if row is None:
+        raise NoResult(f"A job of kind {job.kind} has no such result.", param="job_id")
+    if not State(job.state).terminal:
+        raise NoResult("The job has not ended yet.", param="job_id")
+    model = row.result_model_id and catalog_rows.get(session, tenant_id, row.result_model_id)
+    return Result(job_id, model or None, row.artifact_id, row.evaluation_id, row.calibration_id)
+
+
+def calibration(session: Session, tenant_id: UUID, id: str) -> Calibration:
+    """One calibration, by its own id or its artifact's.
+
+    Raises:
+        NotFound: the tenant has none of that id (`calibration_id`).
+    """
+    parsed = parse(id)
+    found = None if parsed is None else repository.calibration(session, tenant_id, parsed)
+    if found is None:
+        raise NotFound("There is no such calibration.", param="calibration_id")
+    return found
+
+
+def calibrations(
+    session: Session,
+    tenant_id: UUID,
+    *,
+    limit: int,
+    after: str | None = None,
+    model: str | None = None,
+    job_id: UUID | None = None,
+) -> Sequence[Calibration]:
+    """Calibrations, newest first, behind `after`: of a model (all its versions, or the one that is named) or a job.
+
+    Raises:
+        InvalidCursor: `after` names no calibration of the tenant.
+        UnknownModel: there is no model of that name (`model`).
+    """
+    start = _cursor(after)
+    if start is not None and repository.calibration(session, tenant_id, start) is None:
+        raise InvalidCursor(param="after")
+    models = _versions(session, tenant_id, model)
+    return repository.calibrations(session, tenant_id, limit=limit, after=start, models=models, job_id=job_id)
+
+
+def evaluation(session: Session, tenant_id: UUID, id: str) -> Evaluation:
+    """One evaluation.
+
+    Raises:
+        NotFound: the tenant has none of that id (`evaluation_id`).
+    """
+    parsed = parse(id)
+    found = None if parsed is None else repository.evaluation(session, tenant_id, parsed)
+    if found is None:
+        raise NotFound("There is no such evaluation.", param="evaluation_id")
+    return found
+
+
+def evaluations(
+    session: Session,
+    tenant_id: UUID,
+    *,
+    limit: int,
+    after: str | None = None,
+    model: str | None = None,
+    job_id: UUID | None = None,
+) -> Sequence[Evaluation]:
+    """Evaluations, newest first, behind `after`: of a model or beside it, or of a job.
+
+    Raises:
+        InvalidCursor: `after` names no evaluation of the tenant.
+        UnknownModel: there is no model of that name (`model`).
+    """
+    start = _cursor(after)
+    if start is not None and repository.evaluation(session, tenant_id, start) is None:
+        raise InvalidCursor(param="after")
+    models = _versions(session, tenant_id, model)
+    return repository.evaluations(session, tenant_id, limit=limit, after=start, models=models, job_id=job_id)
+
+
+def _cursor(after: str | None) -> UUID | None:
+    if after is None:
+        return None
+    parsed = parse(after)
+    if parsed is None:
+        raise InvalidCursor(param="after")
+    return parsed
+
+
+def _versions(session: Session, tenant_id: UUID, name: str | None) -> list[UUID] | None:
+    """Ids of the versions that a name stands for: all of a model's, or the one that is named; None for no name."""
+    if name is None:
+        return None
+    model = catalog.get(session, tenant_id, name, param="model")
+    if name != model.name:
+        return [model.id]
+    return [each.id for each in catalog_rows.versions(session, tenant_id, name)]
