@@ -9,7 +9,8 @@ from shared.settings import settings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._:-]{0,95})?")
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-RESERVED = ("/versions", "/compare")  #: a name with this end would hide a route
+RESERVED = ("/versions", "/compare")  #: a name with this end would hide a route,
+COMPARED = "compare/"  #: and one with this beginning would be read as a part of one: `a/compare/compare/b`
 ENGINES = ("transformers", "vllm")
 BASE, ADAPTER = "base", "adapter"
 
@@ -32,7 +33,7 @@ def check_name(name: str, *, param: str = "name") -> str:
     Raises:
         InvalidField: it may not; `param` names the field.
     """
-    if NAME.fullmatch(name) is None or ID.fullmatch(name) or name.endswith(RESERVED):
+    if NAME.fullmatch(name) is None or ID.fullmatch(name) or name.endswith(RESERVED) or name.startswith(COMPARED):
         raise InvalidField(
             "A model's name is made of letters, digits and ._:-, with at most one slash; it is no id.", param=param
         )

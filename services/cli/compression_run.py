@@ -74,9 +74,7 @@ def wait(client: Client, job: Mapping[str, Any], *, timeout_s: float | None = No
     """The job once it has ended: its log as it is written, phase, count, rate and time left meanwhile, on stderr."""
     log, pace = Log(client, job["id"]), Pace(job["kind"])
     with _kept_alive(job["id"]):
-        ended = waiting.until_end(client, job["id"], timeout_s=timeout_s, standing=pace.standing, look=log.look)
-    log.look()
-    return ended
+        return waiting.until_end(client, job["id"], timeout_s=timeout_s, standing=pace.standing, look=log.look)
 
 
 class Log:

@@ -12,8 +12,8 @@ from services.cli.job_view import clip
 from services.cli.output import ExitCode, say
 
 FORGE = "llmcompressor"  # of the extra `forge`
-SAMPLING = {"samples": 32, "sequence_length": 128}
-TEXT = {"type": "text", "samples": 16, "sequence_length": 256}
+SAMPLING = {"samples": 16, "sequence_length": 64}
+TEXT = {"type": "text", "samples": 8, "sequence_length": 128}
 SCHEME = "w4a16"
 NAME = f"{MODEL}-{SCHEME}"
 QUESTION = "What does os.walk do?"

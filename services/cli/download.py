@@ -62,7 +62,8 @@ def fetch_folder(client: Client, artifact: dict[str, Any], target: Path, *, forc
     Returns False when all of it was there already. Files of `target` that are no part of it stay.
 
     Raises:
-        AlreadyThere, Corrupt: as `fetch`, for one of its files.
+        AlreadyThere: a file stands where a folder belongs; or as `fetch`, for one of its files.
+        Corrupt: as `fetch`.
     """
     fresh, before = False, 0
 
@@ -72,7 +73,10 @@ def fetch_folder(client: Client, artifact: dict[str, Any], target: Path, *, forc
     for entry in Manifest.of_json(artifact["files"]):  # no path of a manifest leaves its folder
         content = f"/v1/artifacts/{artifact['id']}/content?path={quote(entry.path, safe='')}"
         file = target / entry.path
-        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise AlreadyThere(f"{error.filename} is a file; the artifact is a folder.") from error
         wanted = {"bytes": entry.bytes, "sha256": entry.sha256, "content": content}
         fresh |= fetch(client, wanted, file, force=force, progress=told)
         before += entry.bytes

@@ -74,6 +74,9 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
     smoothing: Annotated[
         float | None, typer.Option(help="int8: strength of SmoothQuant, 0 to 1; 0.5 by default.")
     ] = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar="1|2|4|8", help="GPUs that share the calibration samples; 1 by default.")
+    ] = None,
     gate: Gates = None,
     text: TextFiles = None,
     choices: Choices = None,
@@ -104,7 +107,8 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
     spec = only_given({
         "model": model, "name": name, "scheme": scheme, "method": method and method.value, "group_size": group_size,
         "ignore": ignore, "overrides": _overrides(override), "smoothing_strength": smoothing, "calibration": known,
-        "data": [each.source for each in data], "sampling": sampling, "gate": options.gate(gate), "alias": alias,
+        "data": [each.source for each in data], "sampling": sampling, "devices": devices, "gate": options.gate(gate),
+        "alias": alias,
     })  # fmt: skip
     spec["evaluation"] = None if no_evaluate else evaluation
     options.check(QuantizationSpec, spec)

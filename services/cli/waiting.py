@@ -56,9 +56,9 @@ def until_end(
     *,
     timeout_s: float | None = None,
     standing: Callable[[Mapping[str, Any]], Standing] | None = None,
-    look: Callable[[], None] | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """The job once it has ended, its progress shown meanwhile; `look` is called whenever its numbers are looked at.
+    """The job once it has ended, its progress shown meanwhile; `look` is called before its numbers are shown.
 
     Raises:
         Late: `timeout_s` passed first.
@@ -66,6 +66,7 @@ def until_end(
     """
     job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}")
     if State(job["state"]).terminal:
+        look()
         return job
     deadline = None if timeout_s is None else monotonic() + timeout_s
     with in_sight(standing or _standing) as show:
@@ -76,10 +77,10 @@ def until_end(
             if deadline is not None and monotonic() >= deadline:
                 raise Late(f"Job {job_id} has not ended after {timeout_s:g} s: it is {job['state']}.")
             job = _look(client, job)
+            look()
             show(job)
-            if look is not None:
-                look()
         job = client.get(f"/v1/jobs/{job_id}")
+        look()
         show(job)
     return job
 

@@ -10,7 +10,6 @@ from textwrap import dedent
 
 from services.compression import report_words as words
 from services.compression.about import Origin, Quantized
-from services.compression.report_rows import remarks
 from services.compression.reports import evaluation_table
 from shared.contracts.compression import SCHEMES, Method, Scheme
 from shared.contracts.evaluation import EvaluationFigures
@@ -134,9 +133,8 @@ def _origins(data: Sequence[Origin]) -> list[str]:
 
 def _quality(made: Quantized, figures: EvaluationFigures) -> Iterator[str]:
     yield "## What it cost, and what it gained\n"
-    yield evaluation_table(figures)
-    for remark in remarks(figures):
-        yield f"{_plain(remark)}\n"
+    yield evaluation_table(figures, served=False)
+    yield "How fast engines run it is measured with these files, this card among them: the job's evaluation says it.\n"
     for task in figures.tasks:
         seen = f"{task.samples:,} samples, {task.tokens:,} tokens"
         yield f"- Task {_code(task.name)}: {seen}, data sha256 {_code(task.sha256)}"
@@ -171,7 +169,7 @@ def _loading(made: Quantized) -> str:
         print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0]))
         ```
 
-        With vLLM, on a GPU that computes in {SCHEMES[made.scheme].dtype}:
+        With vLLM, on a GPU for which it has kernels of this scheme:
 
         ```bash
         vllm serve . --served-model-name {made.name}

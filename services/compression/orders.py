@@ -201,7 +201,8 @@ def evaluate_order(material: Material, *, model: Path, baseline: Path | None, da
 def calibration_key(material: Material) -> str:
     """What a calibration is found again by: sha256 (hex) of the digests of its model and texts, and of its options.
 
-    A source's weight counts beside others alone. May read the library text: call it with no transaction open.
+    A source's weight counts beside others alone, and that of reference texts never does. May read the library
+    text: call it with no transaction open.
     """
     spec = material.spec
     assert isinstance(spec, CalibrationSpec)
@@ -209,7 +210,7 @@ def calibration_key(material: Material) -> str:
         "format": KEY_FORMAT,
         "model": material.model.digest,
         "data": _digests(material, material.data),
-        "reference": _digests(material, spec.sampling.reference),
+        "reference": [_origin(material, source).sha256 for source in spec.sampling.reference],
         "sampling": spec.sampling.model_dump(mode="json", exclude={"reference"}),
         "schemes": sorted(set(spec.schemes)),
         "group_size": spec.group_size,

@@ -45,13 +45,16 @@ def for_calibration(model: Model, sampling: Sampling) -> Needs:
 def for_quantization(
     model: Model, schemes: Sequence[Scheme], *, sampling: Sampling | None, tasks: Sequence[Task], devices: int = 1
 ) -> Needs:
-    """What quantizing a model and judging the result needs; the class must serve all of `schemes`."""
+    """What quantizing a model and judging the result needs; the class must serve all of `schemes`.
+
+    Class cpu unpacks most of them, on its one device: it is none for several.
+    """
     judged = 2 * _weights(model) + _logits(model, tasks) if tasks else 0
     made = _weights(model) + (_hidden(model, sampling) if sampling else 0)
     alone = replace(_one_device(max(judged, made)), dtype=_rarest(SCHEMES[scheme].dtype for scheme in schemes))
     # `fit` holds the sum against all devices, and takes degrees that divide the heads
     needs = replace(alone, weight_bytes=alone.weight_bytes * devices, kv_heads=devices, tensor_parallel=devices)
-    unpacked = all(SCHEMES[scheme].everywhere for scheme in schemes)
+    unpacked = devices == 1 and all(SCHEMES[scheme].everywhere for scheme in schemes)
     return replace(needs, cpu=replace(alone, dtype=None)) if unpacked else needs
 
 

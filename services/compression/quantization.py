@@ -45,7 +45,6 @@ def prepare(session: Session, tenant_id: UUID, spec: QuantizationSpec) -> Prepar
         calibration = calibration_of(session, tenant_id, spec, model)
         spec = _resolved(spec, model, calibration)
         check_names(session, tenant_id, spec)
-        _check_overrides(spec)
         _check_devices(spec)
         _check_serving(spec, model)
         files = inputs.texts(session, tenant_id, _files(spec))
@@ -103,6 +102,8 @@ def recommended(spec: QuantizationSpec, calibration: Calibration | None) -> Quan
         wanted["ignore"] = told.ignore
     if spec.smoothing_strength is None and told.scheme is Scheme.INT8:
         wanted["smoothing_strength"] = told.smoothing_strength
+    if spec.group_size is None and told.scheme is Scheme.W4A16:
+        wanted["group_size"] = calibration.spec["group_size"]  # the one that was measured
     try:
         QuantizationSpec.model_validate(spec.model_dump() | wanted)
     except ValueError as error:
@@ -128,13 +129,6 @@ def check_names(session: Session, tenant_id: UUID, spec: QuantizationSpec) -> No
         raise InvalidField("An alias is another name than the model's.", param="alias")
     if catalog.is_model(session, tenant_id, spec.alias):
         raise NameTaken(f"A model is called {spec.alias!r}.", param="alias")
-
-
-def _check_overrides(spec: QuantizationSpec) -> None:
-    for number, override in enumerate(spec.overrides):
-        if override.group_size is not None and SCHEMES[Scheme(override.scheme)].group_size is None:
-            message = f"{override.scheme} has no group size to choose"
-            raise Unprocessable(message, param=f"overrides.{number}.group_size")
 
 
 def _check_devices(spec: QuantizationSpec) -> None:

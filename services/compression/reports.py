@@ -7,7 +7,7 @@ from services.compression import report_page as html
 from services.compression import report_words as words
 from services.compression.about import Origin
 from services.compression.report_page import Cell
-from services.compression.report_rows import Row, remarks, rows
+from services.compression.report_rows import Row, models, remarks, rows, tasks
 from shared.contracts.compression import CalibrationSpec, LayerSensitivity, Recommendation, Scheme
 from shared.contracts.evaluation import EvaluationFigures, Gate, TaskResult, Verdict
 from shared.contracts.forge_orders import CalibrationResult, SampleFacts
@@ -72,11 +72,11 @@ def evaluation_report(
     return html.page(f"Evaluation of {after.name}", parts)
 
 
-def evaluation_table(figures: EvaluationFigures) -> str:
-    """The headline table in Markdown, as the model card has it; it ends with a line feed."""
-    heads = _heads(figures)
+def evaluation_table(figures: EvaluationFigures, *, served: bool = True) -> str:
+    """The headline table in Markdown, with what engines said or without; it ends with a line feed."""
+    heads, found = _heads(figures), rows(figures) if served else [*tasks(figures), *models(figures)]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * len(heads[1:])}"]
-    lines += [f"| {' | '.join(_cell(each.text) for each in _compared(row, heads))} |" for row in rows(figures)]
+    lines += [f"| {' | '.join(_cell(each.text) for each in _compared(row, heads))} |" for row in found]
     return "\n".join(lines) + "\n"
 
 

@@ -79,8 +79,11 @@ def calibrations(
         UnknownModel: there is no model of that name (`model`).
     """
     start = _cursor(after)
-    if start is not None and repository.calibration(session, tenant_id, start) is None:
-        raise InvalidCursor(param="after")
+    if start is not None:
+        found = repository.calibration(session, tenant_id, start)
+        if found is None:
+            raise InvalidCursor(param="after")
+        start = found.id  # `after` may be its artifact's
     models = _versions(session, tenant_id, model)
     return repository.calibrations(session, tenant_id, limit=limit, after=start, models=models, job_id=job_id)
 

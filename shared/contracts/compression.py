@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from shared.contracts.evaluation import EvaluationOptions, Gate, Source, check_sources
 from shared.contracts.jobs import Contract, Name, Text
@@ -120,14 +120,20 @@ class CalibrationSpec(Contract):
     )
     group_size: int = Field(GROUP_SIZE, ge=16, le=4096, strict=True, description="of the candidates with groups")
 
-    @model_validator(mode="after")
-    def _usable(self) -> "CalibrationSpec":
-        check_sources(self.data)
-        plain = [scheme for scheme in self.schemes if not SCHEMES[scheme].methods]
+    @field_validator("data")
+    @classmethod
+    def _distinct(cls, data: list[Source]) -> list[Source]:
+        check_sources(data)
+        return data
+
+    @field_validator("schemes")
+    @classmethod
+    def _candidates(cls, schemes: list[Scheme]) -> list[Scheme]:
+        plain = [scheme for scheme in schemes if not SCHEMES[scheme].methods]
         if plain:
             msg = f"{plain[0]} quantizes nothing"
             raise ValueError(msg)
-        return self
+        return schemes
 
 
 class Override(Contract):
@@ -137,12 +143,14 @@ class Override(Contract):
     scheme: Literal["int8-dynamic", "w8a16", "w4a16", "fp8-dynamic"]
     group_size: int | None = Field(None, ge=16, le=4096, strict=True, description="w4a16: null is 128")
 
-    @model_validator(mode="after")
-    def _grouped(self) -> "Override":
-        if self.group_size is not None and SCHEMES[Scheme(self.scheme)].group_size != GROUP_SIZE:
-            msg = f"{self.scheme} has no group size to choose"
+    @field_validator("group_size")
+    @classmethod
+    def _grouped(cls, size: int | None, info: ValidationInfo) -> int | None:
+        scheme = info.data.get("scheme")
+        if size is not None and scheme and SCHEMES[Scheme(scheme)].group_size != GROUP_SIZE:
+            msg = f"{scheme} has no group size to choose"
             raise ValueError(msg)
-        return self
+        return size
 
 
 def _known(name: object) -> object:
@@ -179,40 +187,76 @@ class QuantizationSpec(Contract):
     gate: Gate | None = Field(None, description="what the result must reach to be registered")
     alias: Name | None = Field(None, description="another name that stands for the new version from now on")
     serving: Serving = Field(Serving(), description="how engines run the new version")
-    devices: Literal[1, 2, 4, 8] = Field(1, description="GPUs that share the calibration samples; class cpu has one")
+    devices: Literal[1, 2, 4, 8] = Field(
+        1, description="GPUs of one host that share the calibration samples; not on class cpu"
+    )
+
+    @field_validator("method")
+    @classmethod
+    def _makes(cls, method: Method, info: ValidationInfo) -> Method:
+        scheme = _scheme(info)
+        if scheme and method is not Method.AUTO and method not in (known := SCHEMES[scheme].methods):
+            msg = f"{scheme} cannot be made by {method}: use {', '.join(known) or 'auto'}"
+            raise ValueError(msg)
+        return method
+
+    @field_validator("group_size")
+    @classmethod
+    def _grouped(cls, size: int | None, info: ValidationInfo) -> int | None:
+        scheme = _scheme(info)
+        if size is not None and scheme and SCHEMES[scheme].group_size != GROUP_SIZE:
+            msg = f"{scheme} has no group size to choose"
+            raise ValueError(msg)
+        return size
+
+    @field_validator("overrides")
+    @classmethod
+    def _overridden(cls, overrides: list[Override], info: ValidationInfo) -> list[Override]:
+        scheme = _scheme(info)
+        if overrides and scheme and not SCHEMES[scheme].methods:
+            msg = f"{scheme} quantizes nothing: it has no overrides"
+            raise ValueError(msg)
+        return overrides
+
+    @field_validator("smoothing_strength")
+    @classmethod
+    def _smoothed(cls, strength: float | None, info: ValidationInfo) -> float | None:
+        scheme = _scheme(info)
+        if strength is not None and scheme and scheme is not Scheme.INT8:
+            msg = "smoothing_strength is for scheme int8"
+            raise ValueError(msg)
+        return strength
+
+    @field_validator("data")
+    @classmethod
+    def _distinct(cls, data: list[Source]) -> list[Source]:
+        check_sources(data)
+        return data
+
+    @field_validator("gate")
+    @classmethod
+    def _judged(cls, gate: Gate | None, info: ValidationInfo) -> Gate | None:
+        options = info.data.get("evaluation")
+        if gate is not None and "evaluation" in info.data and not (options and options.judges):
+            msg = "a gate looks at an evaluation's tasks of type text: there is none"
+            raise ValueError(msg)
+        return gate
 
     @model_validator(mode="after")
     def _agrees(self) -> "QuantizationSpec":
         if self.calibration is not None and (self.data or self.sampling):
             msg = "calibration brings its samples along: leave out data and sampling"
             raise ValueError(msg)
-        if self.scheme == "recommended":
-            if self.calibration is None:
-                msg = "recommended needs a calibration"
-                raise ValueError(msg)
-        else:
-            _check_scheme(self, Scheme(self.scheme))
-        if self.gate is not None and not (self.evaluation and self.evaluation.judges):
-            msg = "a gate looks at an evaluation's tasks of type text: there is none"
+        if self.scheme == "recommended" and self.calibration is None:
+            msg = "recommended needs a calibration"
             raise ValueError(msg)
-        check_sources(self.data)
         return self
 
 
-def _check_scheme(spec: QuantizationSpec, scheme: Scheme) -> None:
-    facts = SCHEMES[scheme]
-    if spec.method is not Method.AUTO and spec.method not in facts.methods:
-        msg = f"{scheme} cannot be made by {spec.method}: use {', '.join(facts.methods) or 'auto'}"
-        raise ValueError(msg)
-    if spec.group_size is not None and facts.group_size != GROUP_SIZE:
-        msg = f"{scheme} has no group size to choose"
-        raise ValueError(msg)
-    if spec.smoothing_strength is not None and scheme is not Scheme.INT8:
-        msg = "smoothing_strength is for scheme int8"
-        raise ValueError(msg)
-    if spec.overrides and not facts.methods:
-        msg = f"{scheme} quantizes nothing: it has no overrides"
-        raise ValueError(msg)
+def _scheme(info: ValidationInfo) -> Scheme | None:
+    """The scheme that was asked for, if it is one; what is recommended is judged when it is known."""
+    asked = info.data.get("scheme")
+    return Scheme(asked) if asked in tuple(Scheme) else None
 
 
 class LayerSensitivity(Contract):

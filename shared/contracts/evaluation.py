@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from shared.contracts.jobs import Contract, Name, Text
 
@@ -103,7 +103,11 @@ class EvaluationOptions(Contract):
     @property
     def judges(self) -> bool:
         """Whether there is something for a gate to look at."""
-        return any(isinstance(task, TextTask) for task in self.tasks)
+        return _judged(self.tasks)
+
+
+def _judged(tasks: Sequence[Task]) -> bool:
+    return any(isinstance(task, TextTask) for task in tasks)
 
 
 class Gate(Contract):
@@ -130,15 +134,17 @@ class EvaluationSpec(EvaluationOptions):
     baseline: Name | None = Field(None, description="the model that it is compared with; null: none")
     gate: Gate | None = Field(None, description="a job whose model does not pass fails with `gate_not_met`")
 
-    @model_validator(mode="after")
-    def _beside(self) -> "EvaluationSpec":
-        if self.gate is not None and self.baseline is None:
+    @field_validator("gate")
+    @classmethod
+    def _beside(cls, gate: Gate | None, info: ValidationInfo) -> Gate | None:
+        if gate is not None and info.data.get("baseline", ...) is None:
             msg = "a gate compares with a baseline"
             raise ValueError(msg)
-        if self.gate is not None and not self.judges:
+        tasks = info.data.get("tasks")
+        if gate is not None and tasks is not None and not _judged(tasks):
             msg = "a gate looks at tasks of type text: there is none"
             raise ValueError(msg)
-        return self
+        return gate
 
 
 class ServedFigures(Contract):

@@ -61,7 +61,7 @@ class Serving(Contract):
         None, description="transformers, vllm, or a name from the setting engine_commands"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="null: float32 on CPU, else the checkpoint's"
+        None, description="null: float32 on CPU (vLLM with quantized weights: bfloat16), else the checkpoint's"
     )
     tensor_parallel: Literal[1, 2, 4, 8] | None = None
     max_in_flight: int | None = Field(None, ge=1, le=4096, strict=True, description="sequences an engine admits")

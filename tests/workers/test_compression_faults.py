@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
+from services.catalog import aliases
+from shared import failpoints
 from shared.contracts.jobs import Pool, State
 from shared.manifest import Manifest
 from tests.support import wait_until
@@ -19,6 +21,7 @@ from tests.workers.compression_desk import END_S, JUDGED, LONG, Desk
 from tests.workers.conftest import FORGE, World
 from tests.workers.engine_yard import SERVER
 from tests.workers.test_forge import gone
+from workers.runtime.folders import Folders
 
 T = TypeVar("T")
 #: a worker whose `worker` folder is a disk of 4 MiB: yard-tiny has 6.5
@@ -47,7 +50,7 @@ def in_the_middle(world: World, job: Any) -> None:
 @pytest.mark.slow
 class TestDeath:
     def test_a_killed_forge_starts_again_and_a_cancel_leaves_nothing(self, world: World, desk: Desk) -> None:
-        runner = world.runner()
+        runner = world.runner(runner_poll_s=0.5)
         job, forge = working(world, desk)
         forge.send_signal(signal.SIGKILL)
         wait_until(lambda: world.get(job).attempt == 2, timeout=END_S, what="another attempt")
@@ -90,7 +93,7 @@ class TestSpeed:
         self, world: World, desk: Desk
     ) -> None:
         job = desk.quantize(evaluation=JUDGED)
-        runner = world.runner(engine="scripted", engine_commands={"scripted": [*SERVER, "--word-s", "0.02"]})
+        runner = world.runner(engine="scripted", engine_commands={"scripted": [*SERVER, "--word-s", "0.01"]})
 
         def candidates() -> list[str]:
             known = {desk.original.digest}
@@ -112,7 +115,7 @@ class TestSpeed:
 @pytest.mark.slow
 class TestMemory:
     def test_a_forge_without_memory_says_so_and_is_not_tried_again(self, world: World, desk: Desk) -> None:
-        world.runner()
+        world.runner(runner_poll_s=0.5)
         job, forge = working(world, desk)
         in_the_middle(world, job)
         held = forge.memory_info().vms
@@ -160,6 +163,24 @@ class TestDisk:
 
 
 class TestEnd:
+    @pytest.mark.slow
+    def test_a_name_that_is_taken_in_the_last_moment_leaves_nothing(self, world: World, desk: Desk) -> None:
+        """The checkpoint is stored, and lies where engines look for it, when its row turns out to be impossible."""
+        job = desk.quantize()
+        attempt = Folders.of(world.settings).attempt(job, 1)
+        with failpoints.armed("finish.after_upload:sleep=1"):
+            world.runner()
+            wait_until((attempt / "out" / "checkpoint" / "README.md").exists, timeout=END_S, what="it is being stored")
+            with world.database.transaction() as session:
+                aliases.point(session, world.tenant, "yard-tiny-fp16", desk.original)
+            ended = desk.finished(job, State.FAILED)
+        assert ended.error is not None
+        assert (ended.error["code"], ended.attempt) == ("name_taken", 1)
+        assert desk.models("yard-tiny-fp16") == []
+        assert desk.artifacts(job) == {}
+        assert desk.materialised() == {desk.original.digest}
+        assert desk.attempts() == []
+
     def test_rows_that_cannot_be_written_any_more_fail_the_job(self, world: World) -> None:
         with configured(world.settings, extra_kinds=["tests.support.failing_end"]):
             job = world.job(kind="failing_end", queue=FORGE, spec={})

@@ -1,5 +1,6 @@
 """What an engine needs, and what is said when it cannot have it. GiB of one device."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,31 @@ class TestNeed:
         assert 34 < size.need.least / GIB < 36  # 29.9 of weights, 4 of cache in fp32, 2 processes
         assert sizes().dtype(llama_8b()) == "float32"
         assert sizes(gpu_class="h200").dtype(llama_8b()) == "bfloat16"
+
+    @pytest.mark.parametrize(
+        ("dtype", "asked", "expected"),
+        [
+            ("int4", {"engine": "vllm"}, "bfloat16"),
+            ("int8", {"engine": "vllm"}, "bfloat16"),
+            ("bf16", {"engine": "vllm"}, "float32"),
+            ("int4", {}, "float32"),  # our own engine
+            ("int4", {"engine": "vllm", "dtype": "float16"}, "float16"),
+        ],
+    )
+    def test_vllms_kernels_for_packed_weights_have_no_float32(
+        self, *, dtype: str, asked: dict[str, Any], expected: str
+    ) -> None:
+        assert sizes().dtype(replace(llama_8b(**asked), dtype=dtype)) == expected
+
+    @pytest.mark.parametrize("gpu_class", ["cpu", "h200"])
+    def test_our_own_engine_unpacks_quantized_weights_and_vllm_does_not(self, gpu_class: str) -> None:
+        def least(engine: str) -> float:
+            model = replace(llama_8b(engine=engine), dtype="int4", weight_bytes=5 * GIB)
+            return sizes(gpu_class=gpu_class).of(model, devices=1).need.least / GIB
+
+        full = 8.03e9 * (4 if gpu_class == "cpu" else 2) / GIB
+        assert full < least("transformers") < full + 7
+        assert 5 < least("vllm") < 9
 
     def test_a_measure_counts_more_than_an_estimate(self) -> None:
         measure = Measure("d" * 64, "cpu", "transformers", 1, load_s=2.0, memory_bytes=GIB)

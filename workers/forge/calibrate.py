@@ -9,14 +9,15 @@ from time import monotonic
 from shared.contracts.forge import ArtifactMessage, ForgeSpec
 from shared.contracts.forge_orders import CalibrateOrder, CalibrationResult
 from workers.forge.pipe import Pipe
-from workers.forge.running import run
+from workers.forge.running import quick_imports, run
 from workers.forge.telling import Tell
 
 
 def work(given: ForgeSpec, pipe: Pipe) -> CalibrationResult:
     """Make the artifact, and name it."""
     started = monotonic()
-    from workers.forge.calibration.making import ARTIFACT, make  # noqa: PLC0415 - torch reads what `run` has just set
+    with quick_imports():  # torch reads what `run` has just set
+        from workers.forge.calibration.making import ARTIFACT, make  # noqa: PLC0415
 
     result = make(CalibrateOrder.model_validate(given.spec), given.out, tell=Tell(pipe.send), started=started)
     pipe.send(ArtifactMessage(name=ARTIFACT, path=ARTIFACT))

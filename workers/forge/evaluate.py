@@ -3,13 +3,14 @@
 from shared.contracts.forge import ForgeSpec
 from shared.contracts.forge_orders import EvaluateOrder, EvaluationResult
 from workers.forge.pipe import Pipe
-from workers.forge.running import run
+from workers.forge.running import quick_imports, run
 from workers.forge.telling import Tell
 
 
 def work(spec: ForgeSpec, pipe: Pipe) -> EvaluationResult:
     """Evaluate as the order says."""
-    from workers.forge.evaluation.evaluating import evaluate  # noqa: PLC0415 - torch reads the environment once
+    with quick_imports():  # torch reads the environment once
+        from workers.forge.evaluation.evaluating import evaluate  # noqa: PLC0415
 
     return evaluate(EvaluateOrder.model_validate(spec.spec), spec.out, tell=Tell(pipe.send))
 

@@ -4,13 +4,12 @@ Under torchrun (`python -m torch.distributed.run --nproc-per-node N -m workers.f
 share the calibration's samples.
 """
 
-import gc
 from time import monotonic
 
 from shared.contracts.forge import ForgeSpec
 from shared.contracts.forge_orders import QuantizationResult, QuantizeOrder
 from workers.forge.pipe import Pipe
-from workers.forge.running import run
+from workers.forge.running import quick_imports, run
 from workers.forge.telling import Tell
 
 STARTED = monotonic()
@@ -22,11 +21,9 @@ def main() -> None:
 
 
 def _work(spec: ForgeSpec, pipe: Pipe) -> QuantizationResult:
-    gc.disable()  # a quarter of the time of the imports below
     # They read the environment that run() has written, and take seconds: a SIGTERM ends them.
-    from workers.forge.quantization.job import quantize  # noqa: PLC0415
-
-    gc.enable()
+    with quick_imports():
+        from workers.forge.quantization.job import quantize  # noqa: PLC0415
     order = QuantizeOrder.model_validate(spec.spec)
     return quantize(order, spec.out, tell=Tell(pipe.send), started=STARTED)
 

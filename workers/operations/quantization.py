@@ -123,9 +123,9 @@ class _Quantization:
             judged = await self._host.blocking(lambda: self._judged(result, figures)) if figures else []
             outputs = [Output(CHECKPOINT, "application/json", _manifest(staged)), Output(CARD, "text/markdown", card)]
             stored = await results.store(self._work, self._host, [*outputs, *judged])
-            await self._host.blocking(lambda: self._place(result, staged))
+            await forge_files.carry(self._host, lambda _: self._place(result, staged))
         except BaseException:
-            await self._host.engines.drop(staged.digest)
+            await self._forget(staged)
             raise
 
         def write(session: Session) -> None:
@@ -136,7 +136,7 @@ class _Quantization:
                 report = rows[EVALUATION_REPORT]
                 self._keep(session, figures, result.verdict, report=report, artifact=checkpoint, model_id=model.id)
 
-        return self._work.succeeded(write)
+        return self._work.succeeded(write, undo=lambda: self._forget(staged))
 
     async def _card(self, result: _Result) -> bytes:
         """README.md. It says nothing of engines: they load what it is a part of."""
@@ -202,6 +202,11 @@ class _Quantization:
             model_files.adopt(result.checkpoint, _manifest(staged), self._host.folders.models)
         except OSError as error:  # engines fetch it then
             log.warning("checkpoint was not placed", extra={"job": str(self._work.id), "why": str(error)})
+
+    async def _forget(self, staged: Staged) -> None:
+        """Nothing of a version that is not registered stays on this host."""
+        await self._host.engines.drop(staged.digest)
+        await self._host.blocking(lambda: model_files.remove(self._host.folders.models / staged.digest))
 
     def _keep(self, session: Session, figures: EvaluationFigures, verdict: Verdict | None, **rows: Any) -> None:
         finishing.keep_evaluation(

@@ -191,9 +191,15 @@ class Claims:
     async def _end(self, work: Work, finish: Finish) -> State | None:
         """Write how the work ended; rows that cannot be written (any more) make it a failure."""
         try:
-            return await self._host.ledger.end(finish)
-        except ModelyardError as error:
+            state = await self._host.ledger.end(finish)
+        except Exception as error:
+            await _undo(finish)
+            if not isinstance(error, ModelyardError):
+                raise
             return await self._host.ledger.end(work.failed(JobFailed.of(error)))
+        if state is None:
+            await _undo(finish)
+        return state
 
     async def _work(self, work: Work) -> Finish | None:
         """What became of the work; None when another attempt owns the job, so that nothing may be written."""
@@ -211,6 +217,16 @@ class Claims:
             log.exception("operation failed", extra={"job": str(work.id)})
             told = JobError(code="internal_error", title="The worker met an error of its own", retryable=True)
             return work.failed(JobFailed(told))
+
+
+async def _undo(finish: Finish) -> None:
+    """Take back what was prepared for rows that were not written."""
+    if finish.undo is None:
+        return
+    try:
+        await finish.undo()
+    except Exception:
+        log.exception("something is left behind", extra={"job": str(finish.ending.job_id)})
 
 
 async def _wait(bell: asyncio.Event, timeout_s: float) -> bool:

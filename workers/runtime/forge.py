@@ -87,7 +87,9 @@ async def run_forge(
                 return await forge.keep(made)
             if work.stop is not None:
                 raise asyncio.CancelledError  # it was done in the same breath
-            return await conclude(made)
+            finish = await conclude(made)
+            work.finishing = True  # a halt would come too late, and lose what undoes it
+            return finish
     finally:
         await scratch.discard(forge.folder)
 

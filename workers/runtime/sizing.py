@@ -11,6 +11,9 @@ from shared.contracts.engine import EngineConfig, EngineStats
 from shared.contracts.jobs import JobError
 from shared.queues import GIB, gpu_class
 from shared.settings import Settings
+from workers.runtime.launch import kinds
+from workers.runtime.launch.transformers import Transformers
+from workers.runtime.launch.vllm import Vllm
 from workers.runtime.post_mortem import OUT_OF_MEMORY
 from workers.runtime.served import ServedModel
 from workers.runtime.slots import CPU
@@ -105,8 +108,8 @@ class Sizes:
         """What the engine computes in."""
         if model.serving.dtype is not None:
             return model.serving.dtype
-        if self._cpu:
-            return "float32"
+        if self._cpu:  # vLLM's kernels for packed weights have no float32, our own engine unpacks them
+            return "bfloat16" if _is_quantized(model) and self._kind(model) == Vllm.kind else "float32"
         return "float16" if model.dtype == "fp16" else "bfloat16"
 
     def context(self, model: ServedModel) -> int | None:
@@ -141,9 +144,13 @@ class Sizes:
         return max(0, int((size.granted - fixed) * size.ranks * CACHE_SHARE))
 
     def _weights(self, model: ServedModel) -> int:
-        if self._cpu:  # a quantized checkpoint is computed with in full width there
+        own = self._kind(model) == Transformers.kind  # it computes with quantized checkpoints in full width
+        if own if _is_quantized(model) else self._cpu:
             return max(model.weight_bytes, model.parameters * WIDTHS[self.dtype(model)])
         return model.weight_bytes // 2 if model.serving.quantization == "fp8" else model.weight_bytes
+
+    def _kind(self, model: ServedModel) -> str:
+        return kinds.choose(model.serving.engine, self._settings)
 
     def next_degree(self, model: ServedModel, size: Size, *, devices: int) -> Size | None:
         """The next tensor-parallel size on at most `devices` GPUs; None when there is none."""
@@ -168,6 +175,10 @@ class Sizes:
             ),
             retryable=False,
         )
+
+
+def _is_quantized(model: ServedModel) -> bool:
+    return model.dtype not in WIDTHS
 
 
 def budget(settings: Settings) -> int:

@@ -1,8 +1,8 @@
 """One claimed job in the runner's hands, and how its operation tells what became of it."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
@@ -64,12 +64,16 @@ class JobFailed(Exception):
 
 @dataclass(frozen=True)
 class Finish:
-    """The end of an attempt, its last progress, and the artifact rows that its transaction writes under the fence."""
+    """The end of an attempt, its last progress, and the artifact rows that its transaction writes under the fence.
+
+    `undo` takes back what was prepared on this host for those rows; it is called when they are not written after all.
+    """
 
     tenant_id: UUID
     ending: Ending
     write: Callable[[Session], None] | None = None
     beat: Beat | None = None
+    undo: Callable[[], Awaitable[None]] | None = None
 
 
 class Work:
@@ -122,9 +126,11 @@ class Work:
         if self._timer is not None:
             self._timer.cancel()
 
-    def succeeded(self, write: Callable[[Session], None] | None = None) -> Finish:
-        """The end of work that is done; `write` adds its artifacts in the same transaction."""
-        return self._finish(Outcome.SUCCEEDED, write=write)
+    def succeeded(
+        self, write: Callable[[Session], None] | None = None, *, undo: Callable[[], Awaitable[None]] | None = None
+    ) -> Finish:
+        """The end of work that is done; `write` adds its artifacts in the same transaction. `undo`: see `Finish`."""
+        return replace(self._finish(Outcome.SUCCEEDED, write=write), undo=undo)
 
     def stopped(self, write: Callable[[Session], None] | None = None) -> Finish:
         """The end of work that was halted; `write` keeps what there is of its results."""

@@ -48,7 +48,9 @@ class TestPoint:
         with pytest.raises(NameTaken):
             aliases.point(session, tenant, "tiny", version(session, tenant, 1))
 
-    @pytest.mark.parametrize("name", ["", "a b", "x@1", "a/versions", "019b2f6e-1d00-7000-8000-0000000000b1"])
+    @pytest.mark.parametrize(
+        "name", ["", "a b", "x@1", "a/versions", "compare/a", "019b2f6e-1d00-7000-8000-0000000000b1"]
+    )
     def test_names(self, session: Session, tenant: UUID, name: str) -> None:
         with pytest.raises(InvalidField):
             aliases.point(session, tenant, name, version(session, tenant, 1))

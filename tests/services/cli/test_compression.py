@@ -12,8 +12,8 @@ from services.cli.compression_sources import Given, parse
 from services.cli.evaluate import app as evaluate
 from services.cli.output import ExitCode
 from services.cli.quantize import app as quantize
-from tests.services.cli.compression_answers import CALIBRATION, JOB, RESULT, run, script, sent
-from tests.services.cli.scripted import gateway, reply
+from tests.services.cli.compression_answers import CALIBRATION, JOB, RESULT, job, run, script, sent
+from tests.services.cli.scripted import gateway, reply, stream
 
 
 @pytest.fixture
@@ -77,6 +77,23 @@ class TestUploads:
         assert json.loads(done.stdout)["code"] == "validation_failed"
         assert "spec.ignore.0: none" in done.stderr
         assert [asked.path for asked in running.asked if asked.method == "DELETE"] == ["/v1/files/file-0"]
+
+
+class TestWatching:
+    def test_what_a_job_wrote_is_told_before_how_it_ended(self) -> None:
+        ended = {"id": 1, "type": "job.succeeded"}
+        answers = [reply(202, job("queued")), reply(200, job("running", done=1)), stream(ended)]
+        with gateway(*answers, *script()[1:]) as running:
+            done = run(calibrate, running, "tiny", "--json")
+        assert done.exit_code == ExitCode.OK, done.output
+        assert [line.split()[0] for line in done.stderr.splitlines()] == [
+            "job",
+            "quantizing",
+            "imports:",
+            "succeeded",
+            "job",
+        ]
+        assert json.loads(done.stdout)["job"] == JOB
 
 
 class TestCalibrate:

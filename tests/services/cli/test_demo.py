@@ -77,6 +77,8 @@ class TestDemo:
         assert made["model"]
         assert made["evaluation"]
         assert made["answer"].strip()
+        for role in ("baseline", "candidate"):
+            assert made["figures"][role]["served"]["engine"] == "transformers", made["figures"][role]["not_served"]
         assert made["figures"]["candidate"]["weight_bytes"] < 0.75 * made["figures"]["baseline"]["weight_bytes"]
         assert "text: perplexity" in told
         assert left_behind(env) == []

@@ -25,7 +25,8 @@ class TestQuantize:
             "--override", "re:.*a=b=w8a16", "--override", "down_proj=w4a16:32", "--override", "up_proj=w8a16",
             "--calibration", f"{texts}:2", "--calibration", "library", "--samples", "32", "--sequence-length", "128",
             "--reference", "file-like", "--seed", "7", "--gate", "max_ppl_increase=0.5", "--gate", "min_agreement=0.9",
-            "--text", str(texts), "--alias", "best", "--gpu-class", "cpu", "--no-speed",
+            "--text", str(texts), "--alias", "best", "--gpu-class", "h200", "--no-speed",
+            "--devices", "2",
         )  # fmt: skip
         with gateway(*script(uploads=1)) as running:
             done = run(quantize, running, "tiny", *options, "--detach")
@@ -33,7 +34,7 @@ class TestQuantize:
         assert done.stdout == f"{JOB}\n"
         assert sent(running) == {
             "kind": "quantization",
-            "gpu_class": "cpu",
+            "gpu_class": "h200",
             "spec": {
                 "model": "tiny",
                 "name": "small",
@@ -55,6 +56,7 @@ class TestQuantize:
                 },
                 "gate": {"max_ppl_increase": 0.5, "min_agreement": 0.9},
                 "alias": "best",
+                "devices": 2,
                 "evaluation": {
                     "tasks": [{"type": "text", "data": [{"type": "file", "file_id": "file-0"}]}],
                     "speed": False,

@@ -96,6 +96,10 @@ class TestText:
         assert "1.91 MiB (2,000,000 bytes) instead of 3.81 MiB (4,000,000 bytes)." in text
         assert "was not passed" in card(verdict=Verdict(passed=False))[1]
 
+    def test_it_says_nothing_of_engines(self) -> None:
+        assert "engine |" not in card()[1]
+        assert "not measured" not in card()[1]
+
     def test_unjudged(self) -> None:
         _, text = card(figures=None, gate=None, verdict=None)
         assert "Perplexity" not in text

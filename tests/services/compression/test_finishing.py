@@ -22,6 +22,7 @@ from shared.db.models import CompressionJob, Job, Model
 from shared.errors import InvalidCursor, NotFound, UnknownModel
 from shared.ids import new_id
 from shared.storage import Store
+from tests.services.compression import kept
 from tests.services.compression.build import (
     artifact,
     calibration,
@@ -235,6 +236,10 @@ class TestLists:
         for look, id in ((service.calibration, made.id), (service.evaluation, judged.id)):  # noqa: A001 - as its argument
             with pytest.raises(NotFound):
                 look(session, other, str(id))
+
+    def test_a_calibrations_artifact_is_as_good_a_cursor(self, session: Session, tiny: Model) -> None:
+        older, newer = (kept.calibration(session, tiny, id=each) for each in (new_id(), new_id()))
+        assert service.calibrations(session, tiny.tenant_id, limit=9, after=str(newer.artifact_id)) == [older]
 
     @pytest.mark.parametrize("listed", [service.calibrations, service.evaluations])
     def test_a_cursor_or_a_model_that_is_none(self, session: Session, tenant: UUID, listed) -> None:

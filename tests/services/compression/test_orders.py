@@ -157,6 +157,14 @@ class TestKey:
         assert key() == key(data=[{"type": "library"}], sampling={"sequence_length": 2048})
         assert key(schemes=["int8", "w4a16"]) == key(schemes=["w4a16", "int8", "int8"])
 
+    def test_reference_texts_have_no_weight(self, session: Session, tenant: UUID, key) -> None:
+        files = [upload(session, tenant), upload(session, tenant)]
+        one, other = (
+            {"strategy": "domain", "reference": [source(files[0], weight=weight), source(files[1])]}
+            for weight in (1, 7)
+        )
+        assert key(sampling=one) == key(sampling=other)
+
     def test_is_another_for_anything_else(self, session: Session, tenant: UUID, key) -> None:
         one, two = upload(session, tenant), upload(session, tenant)
         model(session, tenant, name="other")

@@ -137,3 +137,10 @@ class TestClass:
         assert (job.devices, job.plan["memory_bytes"] // GIB) == (2, 61)
         with pytest.raises(Unplaceable):
             submit(session, tenant, "quantization", scheme="w4a16", devices=8, gpu_class="rtx4090")
+
+    def test_cpu_is_none_for_several_devices(self, session: Session, tenant: UUID) -> None:
+        asked: dict[str, Any] = {"model": "tiny", "scheme": "w4a16", "devices": 2}
+        with pytest.raises(Unplaceable, match="class cpu") as error:
+            submit(session, tenant, "quantization", **asked, gpu_class="cpu")
+        assert error.value.param == "gpu_class"
+        assert submit(session, tenant, "quantization", **asked).devices == 2

@@ -10,9 +10,15 @@ from services.catalog import aliases
 from services.jobs.kinds import kind
 from shared.contracts.compression import Scheme
 from shared.db.models import CompressionJob, Model
+from shared.errors import ValidationFailed
 from shared.ids import new_id
 from tests.services.compression.build import calibration, model, prepare, refused, result, submit
 from tests.services.jobs import build
+
+OVERRIDE = "spec.overrides.0"
+W8A16 = {"layers": ["q_proj"], "scheme": "w8a16"}
+LIBRARY = {"type": "library"}
+CHOICE = {"type": "choice", "file_id": "file-0"}
 
 
 @pytest.fixture
@@ -68,10 +74,6 @@ class TestOptions:
             ({"scheme": "w4a16", "method": "rtn", "sampling": {"samples": 4}}, "spec.sampling"),
             ({"scheme": "bf16", "data": [{"type": "library"}]}, "spec.data"),
             ({"scheme": "fp8-dynamic", "devices": 2}, "spec.devices"),
-            (
-                {"overrides": [{"layers": ["q_proj"], "scheme": "w8a16", "group_size": 32}]},
-                "spec.overrides.0.group_size",
-            ),
             ({"serving": {"engine": "other"}}, "spec.serving.engine"),
             ({"serving": {"context_length": 4096}}, "spec.serving.context_length"),
             ({"serving": {"tensor_parallel": 8}}, "spec.serving.tensor_parallel"),
@@ -80,6 +82,34 @@ class TestOptions:
     )
     def test_what_cannot_be_is_refused(self, session: Session, tenant: UUID, spec: dict[str, Any], param: str) -> None:
         assert refused(session, tenant, "quantization", **spec).param == param
+
+    @pytest.mark.parametrize(
+        ("kind", "spec", "param"),
+        [
+            ("quantization", {"scheme": "int8", "group_size": 64}, "spec.group_size"),
+            ("quantization", {"scheme": "w8a16", "method": "awq"}, "spec.method"),
+            ("quantization", {"scheme": "w4a16", "smoothing_strength": 0.5}, "spec.smoothing_strength"),
+            ("quantization", {"scheme": "fp16", "overrides": [W8A16]}, "spec.overrides"),
+            ("quantization", {"scheme": "w4a16", "overrides": [W8A16 | {"group_size": 32}]}, f"{OVERRIDE}.group_size"),
+            ("quantization", {"scheme": "w4a16", "evaluation": None, "gate": {"min_agreement": 1}}, "spec.gate"),
+            ("quantization", {"scheme": "w4a16", "data": [LIBRARY, LIBRARY]}, "spec.data"),
+            ("quantization", {"scheme": "w4a16", "devices": 3}, "spec.devices"),
+            ("calibration", {"schemes": ["int8", "bf16"]}, "spec.schemes"),
+            ("calibration", {"data": [LIBRARY, LIBRARY]}, "spec.data"),
+            ("evaluation", {"gate": {"min_agreement": 1}}, "spec.gate"),
+            (
+                "evaluation",
+                {"baseline": "tiny", "tasks": [CHOICE], "gate": {"min_agreement": 1}},
+                "spec.gate",
+            ),
+        ],
+    )
+    def test_what_does_not_go_together_names_its_field(
+        self, session: Session, tenant: UUID, *, kind: str, spec: dict[str, Any], param: str
+    ) -> None:
+        with pytest.raises(ValidationFailed) as error:
+            submit(session, tenant, kind, **spec)
+        assert [each.param for each in error.value.errors] == [param]
 
     def test_a_16_bit_result_may_be_quantized_while_it_is_loaded(self, session: Session, tenant: UUID) -> None:
         found = prepare(session, tenant, "quantization", scheme="fp16", serving={"quantization": "fp8"})
@@ -123,6 +153,12 @@ class TestCalibration:
         assert first.spec["name"] == "tiny-int8"
         row = kind("quantization")
         assert row.prepare(session, tenant, row.spec.model_validate(first.spec)).spec == first.spec
+
+    def test_its_recommendation_comes_with_the_groups_that_were_measured(self, session: Session, tenant: UUID) -> None:
+        made = calibration(session, tenant, result(Scheme.W4A16), group_size=32)
+        given = {"scheme": "recommended", "calibration": str(made.id)}
+        assert prepare(session, tenant, "quantization", **given).spec["group_size"] == 32
+        assert prepare(session, tenant, "quantization", **given, group_size=64).spec["group_size"] == 64
 
     def test_but_what_is_given_counts_more(self, session: Session, tenant: UUID) -> None:
         made = calibration(session, tenant, result(Scheme.INT8, smoothing_strength=0.8))

@@ -48,15 +48,14 @@ def draw(
     table: Sequence[LayerSensitivity],
     absmax: Mapping[tuple[str, ...], NDArray[np.float32]],
 ) -> list[str]:
-    """Write the charts into `folder`/charts; their paths below `folder`.
+    """Write the charts into `folder`/charts; their paths below `folder`. A table without a figure has no chart.
 
     `absmax` has the largest magnitude of each input channel, by the layers that read them.
     """
-    figures: dict[str, Callable[[], Figure]] = {
-        "sensitivity": lambda: sensitivity(table),
-        "distribution": lambda: distribution(table),
-        "activations": lambda: activations(absmax),
-    }
+    figures: dict[str, Callable[[], Figure]] = {"activations": lambda: activations(absmax)}
+    if any(row.sqnr_db for row in table):
+        of_table = {"sensitivity": lambda: sensitivity(table), "distribution": lambda: distribution(table)}
+        figures = of_table | figures
     (folder / FOLDER).mkdir()
     paths = []
     for name, make in figures.items():

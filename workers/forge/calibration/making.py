@@ -24,6 +24,7 @@ from workers.forge.calibration.recommending import recommend
 from workers.forge.calibration.sensitivity import Sensitivity, measure
 from workers.forge.checkpoints import linear_layers, listed, load, quantized_by
 from workers.forge.data.samples import take
+from workers.forge.data.tokenizing import check_known
 from workers.forge.quantization.layers import ROUTERS
 from workers.forge.refusing import Refused
 from workers.forge.telling import Tell
@@ -44,6 +45,8 @@ def make(order: CalibrateOrder, out: Path, *, tell: Tell, started: float) -> Cal
     if already:
         raise Refused("unsupported_model", "The model is quantized already", f"by {already}: give the original")
     samples = take(order.samples, loaded.tokenizer, tell=tell)
+    known = loaded.model.get_input_embeddings().num_embeddings
+    check_known(int(samples.input_ids_NL[samples.attention_mask_NL == 1].max()), known)
     samples.save(folder)
     layers = _layers(loaded.model)
     facts = samples.facts

@@ -44,6 +44,8 @@ class _Candidate:
         return (SCHEMES[self.scheme].bits, self.scheme not in _ACTIVATIONS, -self.median_db)
 
     def reason(self) -> str:
+        if self.median_db == -math.inf:
+            return f"{self.scheme}: its groups divide the columns of no layer."
         parts = []
         if self.median_db < MEDIAN_DB:
             parts.append(f"below {MEDIAN_DB:g} dB")

@@ -42,7 +42,7 @@ def sqnr_db(y_RO: Tensor, rounded_RO: Tensor) -> Tensor:
     """10 · log10(Σ y² / Σ (y - y_q)²), a scalar between ±`MOST_DB`; what is zero and stays zero has no noise."""
     signal = y_RO.double().square().sum()
     noise = (y_RO.double() - rounded_RO.double()).square().sum()
-    ratio_db = torch.where(noise > 0, 10 * torch.log10(signal / noise), MOST_DB)
+    ratio_db = torch.where(noise == 0, MOST_DB, 10 * torch.log10(signal / noise))  # NaN is all noise
     return ratio_db.nan_to_num(nan=-MOST_DB).clamp(-MOST_DB, MOST_DB)
 
 

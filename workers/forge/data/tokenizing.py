@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from jinja2 import TemplateError
-
-from workers.forge.data.reading import Chat, Text
+from workers.forge.data.reading import Text
+from workers.forge.data.templates import ChatRefused, Renderer
+from workers.forge.refusing import Refused
 
 CHARACTERS_PER_TOKEN = 4  # of English prose and code; a guess that costs time alone
 
@@ -31,13 +31,14 @@ class Encoder:
     """A tokenizer, and what it puts around a text.
 
     A chat goes through the chat template, which writes its own special tokens. A model without one sees a chat as plain
-    text, a line `role: content` for each message.
+    text, a line `role: content` for each message. A special token that a text spells out is that token, as everywhere
+    in transformers.
     """
 
     def __init__(self, tokenizer: Any, *, tell: Log) -> None:
         self._tokenizer = tokenizer
         self._tell = tell
-        self._template = _template_of(tokenizer)
+        self._renderer = Renderer(tokenizer)
         self._told: set[str] = set()
         self._prefix, self._suffix = _frame(tokenizer)
         eos: int | None = tokenizer.eos_token_id
@@ -46,17 +47,21 @@ class Encoder:
         self.pad: int = next((each for each in (tokenizer.pad_token_id, eos) if each is not None), 0)
 
     def render(self, text: Text) -> Rendered | None:
-        """The plain text; None when the chat template refuses the chat."""
+        """The plain text; None when the chat template refuses the chat.
+
+        Raises:
+            Refused: `unsupported_model`, when the template takes too long.
+        """
         if isinstance(text.content, str):
             return Rendered(text.content, chat=False)
-        if self._template is None:
+        if self._renderer.template is None:
             self._say_once(
                 "plain", "the model has no chat template: chats are plain text, `role: content` line by line"
             )
             return Rendered("\n".join(f"{turn.role}: {turn.content}" for turn in text.content), chat=False)
         try:
-            return Rendered(self._templated(text.content), chat=True)
-        except (TemplateError, TypeError, ValueError) as error:
+            return Rendered(self._renderer.render(text.content, answered=True), chat=True)
+        except ChatRefused as error:
             self._say_once("refused", f"the chat template refuses {text.source}, line {text.line}: {error}")
             return None
 
@@ -82,15 +87,21 @@ class Encoder:
             return ids[:length]
         return self._prefix + ids[: length - len(self._prefix) - len(self._suffix)] + self._suffix
 
-    def _templated(self, chat: Chat) -> str:
-        messages = [turn._asdict() for turn in chat]
-        text: str = self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
-        return text
-
     def _say_once(self, what: str, message: str) -> None:
         if what not in self._told:
             self._told.add(what)
             self._tell.log(message)
+
+
+def check_known(largest: int, vocabulary: int) -> None:
+    """Look at the largest id of some tokens: a tokenizer may have got more of them than the model has rows for.
+
+    Raises:
+        Refused: `unsupported_model`.
+    """
+    if largest >= vocabulary:
+        title = "The tokenizer has tokens that the model does not know"
+        raise Refused("unsupported_model", title, f"token {largest}; the model's vocabulary has {vocabulary}")
 
 
 def pieces(text: str, *, tokens: int) -> list[str]:
@@ -102,14 +113,6 @@ def pieces(text: str, *, tokens: int) -> list[str]:
         behind = max(window.rfind("\n"), window.rfind(" ")) + 1
         cuts.append(cuts[-1] + (behind if behind > size // 2 else size))
     return [text[start:end] for start, end in pairwise([*cuts, len(text)])]
-
-
-def _template_of(tokenizer: Any) -> str | None:
-    try:
-        template: str = tokenizer.get_chat_template()
-    except ValueError:
-        return None
-    return template
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from workers.forge.checkpoints import unsupported
+
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k")
 
@@ -24,12 +26,18 @@ def architecture(folder: Path) -> Architecture:
     FLOPs are two for each weight of a matrix that a token goes through in a forward pass at an empty cache: the LM head
     counts even where it is the embedding again; looking up an embedding is none. Of a mixture of experts those count
     that the configuration makes active.
+
+    Raises:
+        Refused: `unsupported_model`, when it is no causal language model.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # what the layers would be without it
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, ImportError) as error:
+        raise unsupported(error) from error
     return Architecture(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops_per_token=2 * round(sum(_weights_of_matrices(model, config.get_text_config()))),

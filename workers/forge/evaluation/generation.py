@@ -60,8 +60,10 @@ def _ends(runner: Runner) -> frozenset[int]:
 
 
 def _pad(runner: Runner) -> int:
+    """Any token that the model knows: attention masks hide it."""
     tokenizer: Any = runner.reader.tokenizer
-    return next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
+    known = (each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None)
+    return next((each for each in known if each < runner.reader.vocabulary), 0)
 
 
 def _batches(

@@ -11,6 +11,7 @@ from shared.contracts.evaluation import ChoiceTask, GenerationTask, TextTask
 from shared.contracts.forge_orders import Data, EvaluateOrder, SamplingOrder, TaskOrder
 from workers.forge.data.samples import NOT_NEEDED, REFUSED_BY_TEMPLATE, take
 from workers.forge.data.tasks import Choice, Prompt, read_choices, read_prompts
+from workers.forge.data.tokenizing import check_known
 from workers.forge.evaluation import choices
 from workers.forge.evaluation.subjects import Reader, Role
 from workers.forge.evaluation.works import ChoiceLine, ChoiceWork, GenerationWork, PromptLine, TextWork, Work
@@ -18,6 +19,7 @@ from workers.forge.refusing import Refused
 from workers.forge.telling import Tell
 
 TOO_LONG = "too_long"  #: more tokens than a model's context holds, the answer's included
+NO_TOKENS = "no_tokens"  #: a choice of which the tokenizer leaves nothing: it would be certain
 Readers = Mapping[Role, Reader]
 T = TypeVar("T")
 L = TypeVar("L", ChoiceLine, PromptLine)
@@ -57,6 +59,7 @@ def _texts(task: TextTask, data: Sequence[Data], readers: Readers, *, seed: int,
     sampling = Sampling(samples=1, sequence_length=task.sequence_length, seed=seed, min_characters=1)
     sampling = sampling.model_copy(update={"samples": task.samples})  # a calibration may not have so many
     samples = take(SamplingOrder(data=list(data), sampling=sampling), candidate.tokenizer, tell=tell)
+    check_known(int(samples.input_ids_NL.max()), min(reader.vocabulary for reader in readers.values()))
     skipped = {reason: count for reason, count in samples.facts.left_out.items() if reason != NOT_NEEDED}
     return TextWork(task, samples.input_ids_NL, _digest(data), skipped)
 
@@ -64,6 +67,8 @@ def _texts(task: TextTask, data: Sequence[Data], readers: Readers, *, seed: int,
 def _choices(task: ChoiceTask, data: Sequence[Data], readers: Readers, *, seed: int) -> ChoiceWork:
     def line_of(choice: Choice) -> ChoiceLine | str:
         requests = {role: choices.requests_of(reader, choice) for role, reader in readers.items()}
+        if any(len(ids) == start for those in requests.values() for ids, start in those):
+            return NO_TOKENS
         fits = all(readers[role].holds(len(ids)) for role, those in requests.items() for ids, _ in those)
         return ChoiceLine(choice, requests) if fits else TOO_LONG
 

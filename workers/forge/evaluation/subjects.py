@@ -6,12 +6,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jinja2 import TemplateError
 
 from shared.contracts.forge_orders import Subject
 from workers.forge.checkpoints import check_folder, load_tokenizer, read_config
-from workers.forge.data.reading import Chat
 from workers.forge.data.tasks import Prompt
+from workers.forge.data.templates import ChatRefused, Renderer
+from workers.forge.data.tokenizing import check_known
 
 Role = Literal["baseline", "candidate"]
 
@@ -58,8 +58,13 @@ class Reader:
         return [next((each for each in ends if each is not None), 0)]
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text, and nothing around them."""
+        """Tokens of a text, and nothing around them.
+
+        Raises:
+            Refused: `unsupported_model`, with a token that the model has no row for.
+        """
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        check_known(max(ids, default=0), self.vocabulary)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -71,25 +76,27 @@ class Reader:
         """Tokens of a question, up to where the answer begins; None when the chat template refuses the chat.
 
         A model without a chat template sees a chat as lines `role: content`, the last one `assistant:`.
+
+        Raises:
+            Refused: `unsupported_model`, when the template takes too long, and as `encode`.
         """
         if prompt.messages is None:
             return self.begun(self.encode(prompt.prompt or ""))
-        if not self.tokenizer.chat_template:
+        if self._renderer.template is None:
             lines = [*(f"{turn.role}: {turn.content}" for turn in prompt.messages), "assistant:"]
             return self.begun(self.encode("\n".join(lines)))
         try:
-            return self.encode(self._templated(prompt.messages))
-        except (TemplateError, TypeError, ValueError):
+            return self.encode(self._renderer.render(prompt.messages, answered=False))
+        except ChatRefused:
             return None
 
     def holds(self, tokens: int) -> bool:
         """Whether so many tokens fit into the model's context."""
         return self.context_length is None or tokens <= self.context_length
 
-    def _templated(self, chat: Chat) -> str:
-        messages = [turn._asdict() for turn in chat]
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return text
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return Renderer(self.tokenizer)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 Every token of a sequence but its first is predicted from those before it in the same sequence. Perplexity is exp of the
 mean negative log-likelihood over all predicted tokens of all sequences, which are packed and equally long.
 KL(baseline ‖ candidate) and agreement are means over the same tokens, from both models' logits of the same batch.
+Where embeddings are padded to different heights (Qwen 2.5's to 151,936 or 152,064 rows for one vocabulary), the rows
+that only one model has stand for no token: they are left out before anything is computed.
 """
 
 import math
@@ -39,15 +41,16 @@ def measure(ids_SL: NDArray[np.int32], *, candidate: Runner, baseline: Runner | 
         Refused: `non_finite_logits`, with the model's name.
     """
     found: list[Found] = []
-    for ids_BL in batches(ids_SL, candidate):
-        found += _measured(ids_BL, candidate, baseline)
+    size = min(_room(runner) for runner in (candidate, baseline) if runner)
+    for ids_BL in batches(ids_SL, size):
+        found += _measured(ids_BL, candidate, baseline, size=size)
         done(len(ids_BL))
     return found
 
 
-def batches(ids_SL: NDArray[np.int32], runner: Runner) -> Sequence[torch.Tensor]:
-    """The sequences as they go through a model: as many at once as there is room for."""
-    rows = max(1, _room(runner) // ids_SL.shape[1])
+def batches(ids_SL: NDArray[np.int32], size: int) -> Sequence[torch.Tensor]:
+    """The sequences as they go through a model: as many at once as there is room for, `size` tokens."""
+    rows = max(1, size // ids_SL.shape[1])
     split: Sequence[torch.Tensor] = torch.from_numpy(ids_SL.astype(np.int64)).split(rows)
     return split
 
@@ -75,12 +78,13 @@ def metrics(found: Sequence[Found]) -> tuple[dict[str, float], dict[str, float] 
 
 def probe(ids_SL: NDArray[np.int32], runner: Runner) -> None:
     """Send the first batch through one model alone, so that what it takes can be seen."""
-    for _ in _streamed(batches(ids_SL, runner)[0], runner):
+    size = _room(runner)
+    for _ in _streamed(batches(ids_SL, size)[0], runner, size=size):
         pass
 
 
-def _measured(ids_BL: torch.Tensor, candidate: Runner, baseline: Runner | None) -> Iterator[Found]:
-    parts = list(_scored(ids_BL, candidate, baseline))
+def _measured(ids_BL: torch.Tensor, candidate: Runner, baseline: Runner | None, *, size: int) -> Iterator[Found]:
+    parts = list(_scored(ids_BL, candidate, baseline, size=size))
     columns = [_sums(column) for column in zip(*parts, strict=True) if column[0] is not None]
     for nll, *beside in zip(*columns, strict=True):
         yield Found(ids_BL.shape[1] - 1, nll, *beside)
@@ -92,16 +96,17 @@ def _sums(parts_Bt: Sequence[torch.Tensor]) -> list[float]:
     return sums
 
 
-def _scored(ids_BL: torch.Tensor, candidate: Runner, baseline: Runner | None) -> Iterator[Scores]:
+def _scored(ids_BL: torch.Tensor, candidate: Runner, baseline: Runner | None, *, size: int) -> Iterator[Scores]:
     """Scores [B, t] of positions in their order."""
-    streams = [_streamed(ids_BL, runner) for runner in (candidate, baseline) if runner]
+    streams = [_streamed(ids_BL, runner, size=size) for runner in (candidate, baseline) if runner]
     start = 1
     for logits in zip(*streams, strict=True):
         targets_Bt = ids_BL[:, start : start + logits[0].shape[1]].to(logits[0].device)
         start += logits[0].shape[1]
         if not targets_Bt.numel():  # the last piece was one token, which nothing follows
             return
-        flat = [each[:, : targets_Bt.shape[1]].flatten(0, 1).to(targets_Bt.device) for each in logits]
+        words = min(each.shape[-1] for each in logits)
+        flat = [each[:, : targets_Bt.shape[1], :words].flatten(0, 1).to(targets_Bt.device) for each in logits]
         targets_N = targets_Bt.flatten()
         scores = compare(flat[0], flat[1], targets_N) if baseline else score(flat[0], targets_N)
         check_finite(scores.nll, candidate.name)
@@ -111,8 +116,8 @@ def _scored(ids_BL: torch.Tensor, candidate: Runner, baseline: Runner | None) ->
         yield Scores(*(each if each is None else each.view_as(targets_Bt) for each in scores))
 
 
-def _streamed(ids_BL: torch.Tensor, runner: Runner) -> Iterator[torch.Tensor]:
-    return pieces(runner.model, ids_BL.to(runner.device), size=_room(runner))
+def _streamed(ids_BL: torch.Tensor, runner: Runner, *, size: int) -> Iterator[torch.Tensor]:
+    return pieces(runner.model, ids_BL.to(runner.device), size=size)
 
 
 def _room(runner: Runner) -> int:

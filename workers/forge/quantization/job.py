@@ -23,6 +23,8 @@ from workers.forge.checkpoints import (
     sizes,
 )
 from workers.forge.data.samples import Samples, take
+from workers.forge.data.tokenizing import check_known
+from workers.forge.evaluation.evaluating import check, evaluate
 from workers.forge.quantization import layers, saving
 from workers.forge.quantization.casting import cast
 from workers.forge.quantization.layers import Plan
@@ -68,13 +70,13 @@ def quantize(order: QuantizeOrder, out: Path, *, tell: Tell, started: float) -> 
     """
     phases = Phases(tell, started=started)
     _examine(order)
+    if order.evaluate is not None and rank() == 0:
+        with phases.phase("evaluation data"):
+            check(order.evaluate)
     made = _cast(order, out, phases) if not SCHEMES[order.scheme].methods else _compress(order, out, phases, tell=tell)
     _leave_ranks()
     if order.evaluate is not None and rank() == 0:
         _free_memory()
-        # Imports of charts and metrics, which come after the quantization for the sake of its memory.
-        from workers.forge.evaluation.evaluating import evaluate  # noqa: PLC0415
-
         made = made.model_copy(update={"evaluation": evaluate(order.evaluate, out, tell=tell)})
     return made
 
@@ -115,6 +117,8 @@ def _compress(order: QuantizeOrder, out: Path, phases: Phases, *, tell: Tell) ->
     _tell_plan(planned, tell)
     with phases.phase("samples"):
         samples = _samples(order, tokenizer, tell=tell)
+        if samples is not None:
+            check_known(int(samples.input_ids_NL.max()), model.get_input_embeddings().num_embeddings)
     made = recipe.modifiers(order, planned)
     with phases.phase("quantize"):
         compressing.compress(model, tokenizer, made, samples, tell=tell)

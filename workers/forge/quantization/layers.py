@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from shared.contracts.compression import GROUP_SIZE, SCHEMES, Scheme
 from shared.contracts.forge_orders import QuantizeOrder
 from workers.forge.checkpoints import linear_layers, listed
@@ -52,7 +54,7 @@ def plan(order: QuantizeOrder, model: Any) -> Plan:
 
     Raises:
         Refused: `pattern_matches_nothing`; `group_size_does_not_divide`, with the layers' names and columns;
-            `unsupported_model`, when nothing is left to quantize, or experts cannot have the scheme.
+            `unsupported_model`, when nothing is left to quantize, or experts or the model's floats cannot have it.
     """
     layers = linear_layers(model)
     head = _output_layer(model, layers)
@@ -69,6 +71,7 @@ def plan(order: QuantizeOrder, model: Any) -> Plan:
         raise Refused("unsupported_model", "No linear layer is left to quantize", f"of {len(layers)}")
     _check_columns(quantized, layers)
     _check_experts(quantized)
+    _check_floats(order.scheme, model)
     return Plan(quantized, tuple(name for name in layers if name not in quantized), widened)
 
 
@@ -149,3 +152,9 @@ def _check_experts(quantized: Mapping[str, Setting]) -> None:
             "Experts of a mixture cannot be kept in this scheme: use w4a16, w8a16 or fp8-dynamic",
             ", ".join(sorted(schemes)),
         )
+
+
+def _check_floats(scheme: Scheme, model: Any) -> None:
+    if scheme is Scheme.NVFP4 and model.dtype is not torch.bfloat16:
+        # compressed-tensors 0.19 unpacks it to bf16, whatever the rest of the model is
+        raise Refused("unsupported_model", "nvfp4 needs a model in bf16: make one by scheme bf16", f"{model.dtype}")

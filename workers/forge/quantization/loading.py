@@ -17,6 +17,19 @@ from workers.forge.refusing import Refused
 ROOM = 1.5
 
 
+class _Whole(AutoModelForCausalLM):
+    """Refuses a checkpoint that lacks tensors, where `load_offloaded_model` has no room for an account of the load."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> Any:
+        """As transformers', on the rank that reads the files: others, and estimates, are on the meta device."""
+        if options.get("device_map") == "meta":
+            return super().from_pretrained(*args, **options)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **options)
+        check_complete(info)
+        return model
+
+
 def join_ranks() -> None:
     """Under torchrun: meet the other ranks, each with a GPU of its own."""
     if under_torchrun():
@@ -34,8 +47,8 @@ def load(folder: Path) -> Any:
     options: dict[str, Any] = {"dtype": "auto", "use_safetensors": True, **LOCAL}
     try:
         if under_torchrun():
-            with load_offloaded_model():
-                model = AutoModelForCausalLM.from_pretrained(folder, device_map="auto_offload", **options)
+            with load_offloaded_model(_Whole):
+                model = _Whole.from_pretrained(folder, device_map="auto_offload", **options)
         else:
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder, output_loading_info=True, **options, **_placed(folder)

@@ -69,3 +69,8 @@ class TestDraw:
             light = sum(count for count, colour in colours if isinstance(colour, tuple) and min(colour) > 200)
             assert light > 0.3 * picture.width * picture.height
             assert len(colours) > 20
+
+    def test_a_table_without_any_figure_has_no_chart(self, tmp_path: Path) -> None:
+        """Groups of the only candidate divide no layer's columns."""
+        rows = [row.model_copy(update={"sqnr_db": {}}) for row in table(2)]
+        assert draw(tmp_path, rows, absmax(2)) == ["charts/activations.png"]

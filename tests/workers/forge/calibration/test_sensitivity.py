@@ -47,6 +47,11 @@ class TestRatio:
         assert sqnr_db(y, y * 1.1).item() == pytest.approx(20)
         assert sqnr_db(y, torch.zeros_like(y)).item() == pytest.approx(0)
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_what_is_no_number_is_all_noise(self, value: float) -> None:
+        y = normal(50, 8)
+        assert sqnr_db(y, y.index_fill(0, torch.tensor([3]), value)).item() == -MOST_DB
+
     def test_it_is_a_number_at_both_ends(self) -> None:
         y, none = normal(50, 8), torch.zeros(50, 8)
         assert sqnr_db(y, y).item() == MOST_DB

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from shared.contracts.forge_orders import SAMPLES_FILE
 from tests.workers.forge.data.conftest import YARD_TINY, Take, Told, Write
+from workers.forge.data import templates
 from workers.forge.data.samples import Samples
 from workers.forge.refusing import Refused
 
@@ -109,6 +110,47 @@ class TestChats:
         samples = taken(write(bad + good), samples=500, min_characters=1, tokenizer=strict)
         assert samples.facts.left_out["refused_by_template"] == 1
         assert told.lines[0] == "the chat template refuses data.jsonl, line 1: no system prompts"
+
+    def test_bos_is_not_doubled(self, write: Write, taken: Take, llama_like) -> None:
+        """Llama 3's template writes the token that its tokenizer would put there too."""
+        own = PreTrainedTokenizerFast(tokenizer_object=llama_like.backend_tokenizer, bos_token="<|system|>")
+        own.chat_template = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}"
+        data = write([chat(f"What is {number} and one more?", f"It is {number + 1}.") for number in range(60)])
+        ids = taken(data, tokenizer=own).input_ids_NL.ravel().tolist()
+        assert ids.count(BOS) > 8
+        assert not any(here == after == BOS for here, after in pairwise(ids))
+
+    @pytest.mark.parametrize(
+        ("program", "reason"),
+        [
+            ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "come to an end"),
+            ("{{ 'x' * 10**10 }}", "MemoryError"),
+            ("{{ 1 // 0 }}", "ZeroDivisionError"),
+            ("{{ '\\ud800' }}", "no Unicode"),
+        ],
+    )
+    def test_a_template_that_misbehaves_costs_a_chat(  # noqa: PLR0917 - fixtures
+        self, write: Write, taken: Take, told: Told, tokenizer, program: str, reason: str
+    ) -> None:
+        hostile = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|end|>")
+        hostile.chat_template = (
+            "{% if messages[0].content == 'odd' %}" + program + "{% endif %}"
+            "{% for message in messages %}{{ message.content + eos_token }}{% endfor %}"
+        )
+        good = [chat(f"What is the number {number} and one more?", f"It is {number + 1}.") for number in range(30)]
+        samples = taken(write([chat("odd", "?"), *good]), samples=500, min_characters=1, tokenizer=hostile)
+        assert samples.facts.left_out["refused_by_template"] == 1
+        assert reason in told.lines[0]
+
+    def test_a_template_that_always_loops_ends_the_job(
+        self, write: Write, taken: Take, tokenizer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(templates, "_LOST_S", 0.5)
+        hostile = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|end|>")
+        hostile.chat_template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        with pytest.raises(Refused, match="takes too long") as refused:
+            taken(write([chat(f"What is {number} and one?", "It is.") for number in range(1000)]), tokenizer=hostile)
+        assert refused.value.code == "unsupported_model"
 
 
 class TestSingle:

@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, MixtralConfig
+from transformers import LlamaConfig, MixtralConfig, T5Config
 
 from tests.workers.forge.evaluation.models import YARD_TINY
 from workers.forge.evaluation.architecture import architecture
+from workers.forge.refusing import Refused
 
 
 class TestArchitecture:
@@ -46,3 +47,9 @@ class TestArchitecture:
         found = architecture(tmp_path)
         assert found.flops_per_token == 2 * (attention + router + active * expert + 100 * 8)
         assert found.parameters == attention + router + experts * expert + 2 * 100 * 8 + 3 * 8
+
+    def test_what_does_not_speak_is_refused(self, tmp_path: Path) -> None:
+        T5Config().save_pretrained(tmp_path)
+        with pytest.raises(Refused) as refused:
+            architecture(tmp_path)
+        assert refused.value.code == "unsupported_model"

@@ -1,3 +1,4 @@
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -5,12 +6,13 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from shared.contracts.evaluation import ChoiceTask, GenerationTask, Task, TextTask
 from shared.contracts.forge import LogMessage, Message
 from shared.contracts.forge_orders import Data, EvaluateOrder, Subject, TaskOrder
-from tests.workers.forge.evaluation.models import CONTEXT, lines
+from tests.workers.forge.evaluation.models import CONTEXT, SHAPE, lines
 from workers.forge.evaluation.preparing import prepare
 from workers.forge.evaluation.subjects import Reader, Role
 from workers.forge.evaluation.works import ChoiceWork, Work
@@ -77,8 +79,30 @@ class TestTexts:
             prepared(text_task(), data, folders["base"], other_tokens(tmp_path / "other"))
         assert refused.value.code == "different_tokenizers"
 
+    def test_a_token_that_a_model_has_no_row_for(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        small = tmp_path / "small"
+        shutil.copytree(folders["base"], small)
+        LlamaConfig(**(SHAPE | {"vocab_size": 40})).save_pretrained(small)
+        data = lines(tmp_path / "t.jsonl", {"text": LONG, "prompt": "One or", "choices": ["two", "three"], "answer": 0})
+        for task in (text_task(), choice_task()):
+            with pytest.raises(Refused, match="vocabulary has 40") as refused:
+                prepared(task, data, folders["base"], small)
+            assert refused.value.code == "unsupported_model"
+
 
 class TestChoices:
+    def test_a_choice_of_which_no_token_is_left(self, folders: dict[str, Path], tmp_path: Path) -> None:
+        """Its likelihood would be that of nothing: certain."""
+        silent = tmp_path / "silent"
+        shutil.copytree(folders["base"], silent)
+        tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="c"))
+        tokenizer.pre_tokenizer = Whitespace()
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="c").save_pretrained(silent)
+        good = {"prompt": "a", "choices": ["b", "c"], "answer": 0}
+        data = lines(tmp_path / "c.jsonl", good, good | {"choices": ["b", "\u2003"]})
+        work = prepared(choice_task(), data, silent)
+        assert (work.samples, work.skipped) == (2, {"no_tokens": 1})
+
     def test_what_is_too_long_is_counted(self, folders: dict[str, Path], tmp_path: Path) -> None:
         good = {"prompt": "One or", "choices": ["two", "three"], "answer": 0}
         data = lines(tmp_path / "c.jsonl", good, good | {"choices": ["two", LONG]}, good | {"prompt": LONG})

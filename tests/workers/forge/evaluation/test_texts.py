@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,18 @@ class TestPerplexity:
 
 
 class TestBeside:
+    def test_padded_vocabularies_of_other_heights(self, base: Runner, folders: dict[str, Path]) -> None:
+        """Rows that stand for no token are no part of the comparison."""
+        padded = runner(folders["base"], "padded")
+        padded.model.resize_token_embeddings(4160, mean_resizing=False)
+        wide = Runner(replace(padded.reader, vocabulary=4160), padded.model, padded.device)
+        for pair in ((base, wide), (wide, base)):
+            candidate, baseline = metrics(measured(*pair))
+            assert candidate["kl_divergence"] == pytest.approx(0, abs=1e-6)
+            assert candidate["agreement"] == 1.0
+            assert baseline is not None
+            assert baseline["perplexity"] == pytest.approx(metrics(measured(base))[0]["perplexity"], rel=1e-5)
+
     def test_a_model_beside_itself(self, base: Runner) -> None:
         candidate, baseline = metrics(measured(base, base))
         assert candidate == {

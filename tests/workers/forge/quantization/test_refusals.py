@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPTNeoXConfig, MixtralConfig, Qwen3MoeConfig
 
-from shared.contracts.forge_orders import Data
+from shared.contracts.forge_orders import Data, Subject
 from tests.workers.forge.quantization.models import SHAPE, make, order, saved
+from workers.forge.quantization import loading
 from workers.forge.refusing import Refused
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -76,10 +77,24 @@ class TestModels:
         error = refused(tmp_path, copy, "fp8-dynamic")
         assert (error.code, error.detail) == ("unsupported_model", QUERY)
 
+    def test_a_tensor_that_is_missing_for_a_rank_that_reads(self, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tensors = load_file(copy / "model.safetensors")
+        del tensors[QUERY]
+        save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+        monkeypatch.setenv("RANK", "0")  # as torchrun does
+        with pytest.raises(Refused) as caught:
+            loading.load(copy)
+        assert (caught.value.code, caught.value.detail) == ("unsupported_model", QUERY)
+
     def test_one_that_is_quantized_already(self, tiny: Path, tmp_path: Path) -> None:
         made = make(order(tiny, "w8a16"), tmp_path / "first")
         error = refused(tmp_path, made.folder, "fp8-dynamic")
         assert (error.code, error.detail) == ("unsupported_model", "by compressed-tensors: give the original")
+
+    def test_other_floats_than_nvfp4_is_unpacked_to(self, tiny: Path, words: Data, tmp_path: Path) -> None:
+        half = make(order(tiny, "fp16", "auto"), tmp_path / "half").folder
+        error = refused(tmp_path, half, "nvfp4", data=words)
+        assert (error.code, error.detail) == ("unsupported_model", "torch.float16")
 
     def test_an_architecture_that_nobody_knows(self, copy: Path, tmp_path: Path) -> None:
         configure(copy, model_type="yard", architectures=["YardForCausalLM"])
@@ -119,6 +134,17 @@ class TestOrders:
         error = refused(tmp_path, tiny, "w4a16", group_size=48)
         assert error.code == "group_size_does_not_divide"
         assert "model.layers.0.mlp.down_proj (128 columns, groups of 48)" in error.detail
+
+    def test_data_to_judge_by_that_cannot_be_read(self, tiny: Path, tmp_path: Path) -> None:
+        path = tmp_path / "judged.jsonl"
+        path.write_text('{"text": "one"}\n{"text": 2}\n')
+        task = {
+            "task": {"type": "text", "name": "judged", "sequence_length": 32},
+            "data": [Data(path=path, name="judged")],
+        }
+        subjects = {name: Subject(folder=tiny, name=name) for name in ("candidate", "baseline")}
+        error = refused(tmp_path, tiny, "w4a16", evaluate={"tasks": [task], **subjects})
+        assert error.code == "invalid_data"
 
     def test_a_scheme_that_needs_data_and_has_none(self, tiny: Path, tmp_path: Path) -> None:
         assert refused(tmp_path, tiny, "fp8").code == "not_enough_data"
