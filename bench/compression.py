@@ -152,7 +152,8 @@ def _gpus(report: Report) -> None:
                 aim = "≤ 60" if row["variant"] == "fp8" and not row["problem"] else ""
                 reached = row["wall_s"] <= 60 if aim else None
                 most = max(row["gpu_bytes"].values(), default=0) / 2**30
-                note = row["problem"] or f"{told['machine']}; {most:.1f} GiB of a GPU; {_note(row['phases'])}"
+                why = "; ".join(filter(None, [told.get("note"), told["machine"]]))
+                note = row["problem"] or f"{why}; {most:.1f} GiB of a GPU; {_note(row['phases'])}"
                 report.add(Row("gpu", f"{row['variant']}: process", row["wall_s"], "s", aim, reached, note))
 
 
