@@ -11,6 +11,7 @@ from gateway.schemas.common import Page
 from gateway.schemas.compression import CalibrationOut, ComparisonOut, EvaluationOut, ResultOut
 from services.accounts.service import Scope
 from services.compression import compare, service, views
+from services.compression.service import Wanted
 from shared.contracts.jobs import Text
 
 router = APIRouter(prefix="/v1", route_class=Route)
@@ -43,7 +44,7 @@ def list_calibrations(
 ) -> Page[CalibrationOut]:
     """Calibrations, newest first."""
     limit = min(limit, PAGE)
-    rows = views.calibrations(session, caller.tenant_id, limit=limit + 1, after=after, model=model, job_id=job_id)
+    rows = views.calibrations(session, caller.tenant_id, Wanted(limit + 1, after, model, job_id))
     return Page[CalibrationOut].of(rows, limit=limit, shown=CalibrationOut.of)
 
 
@@ -65,7 +66,7 @@ def list_evaluations(
 ) -> Page[EvaluationOut]:
     """Evaluations, newest first; of a model also those in which it is the baseline."""
     limit = min(limit, PAGE)
-    rows = views.evaluations(session, caller.tenant_id, limit=limit + 1, after=after, model=model, job_id=job_id)
+    rows = views.evaluations(session, caller.tenant_id, Wanted(limit + 1, after, model, job_id))
     return Page[EvaluationOut].of(rows, limit=limit, shown=EvaluationOut.of)
 
 

@@ -1,14 +1,27 @@
 """Columns and rows of calibrations, quantizations and evaluations, in SQL."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from shared.db.models import Artifact, Calibration, CompressionFile, CompressionJob, Evaluation, File
+
+Row = TypeVar("Row", Calibration, Evaluation)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows, newest first: so many behind `after`, of these models, of this job."""
+
+    limit: int
+    after: UUID | None = None
+    models: Collection[UUID] | None = None
+    job_id: UUID | None = None
 
 
 def insert(session: Session, job: CompressionJob, file_ids: Iterable[UUID]) -> None:
@@ -77,42 +90,27 @@ def evaluation(session: Session, tenant_id: UUID, id: UUID) -> Evaluation | None
     return session.scalar(select(Evaluation).where(Evaluation.tenant_id == tenant_id, Evaluation.id == id))
 
 
-def calibrations(
-    session: Session,
-    tenant_id: UUID,
-    *,
-    limit: int,
-    after: UUID | None,
-    models: Collection[UUID] | None,
-    job_id: UUID | None,
-) -> Sequence[Calibration]:
-    """A tenant's calibrations, newest first, behind `after`; of these models, of this job."""
-    query = select(Calibration).where(Calibration.tenant_id == tenant_id).order_by(Calibration.id.desc()).limit(limit)
-    if after is not None:
-        query = query.where(Calibration.id < after)
-    if models is not None:
-        query = query.where(Calibration.model_id.in_(models))
-    if job_id is not None:
-        found = select(CompressionJob.calibration_id).where(CompressionJob.job_id == job_id)
-        query = query.where(or_(Calibration.job_id == job_id, Calibration.id == found.scalar_subquery()))
+def calibrations(session: Session, tenant_id: UUID, page: Page) -> Sequence[Calibration]:
+    """A page of a tenant's calibrations; of a job also the one that it found."""
+    query = _of_page(select(Calibration).where(Calibration.tenant_id == tenant_id), Calibration.id, page)
+    if page.models is not None:
+        query = query.where(Calibration.model_id.in_(page.models))
+    if page.job_id is not None:
+        found = select(CompressionJob.calibration_id).where(CompressionJob.job_id == page.job_id)
+        query = query.where(or_(Calibration.job_id == page.job_id, Calibration.id == found.scalar_subquery()))
     return session.scalars(query).all()
 
 
-def evaluations(
-    session: Session,
-    tenant_id: UUID,
-    *,
-    limit: int,
-    after: UUID | None,
-    models: Collection[UUID] | None,
-    job_id: UUID | None,
-) -> Sequence[Evaluation]:
-    """A tenant's evaluations, newest first, behind `after`; of these models or beside them, of this job."""
-    query = select(Evaluation).where(Evaluation.tenant_id == tenant_id).order_by(Evaluation.id.desc()).limit(limit)
-    if after is not None:
-        query = query.where(Evaluation.id < after)
-    if models is not None:
-        query = query.where(or_(Evaluation.model_id.in_(models), Evaluation.baseline_id.in_(models)))
-    if job_id is not None:
-        query = query.where(Evaluation.job_id == job_id)
+def evaluations(session: Session, tenant_id: UUID, page: Page) -> Sequence[Evaluation]:
+    """A page of a tenant's evaluations, of models or beside them."""
+    query = _of_page(select(Evaluation).where(Evaluation.tenant_id == tenant_id), Evaluation.id, page)
+    if page.models is not None:
+        query = query.where(or_(Evaluation.model_id.in_(page.models), Evaluation.baseline_id.in_(page.models)))
+    if page.job_id is not None:
+        query = query.where(Evaluation.job_id == page.job_id)
     return session.scalars(query).all()
+
+
+def _of_page(query: Select[Row], id: InstrumentedAttribute[UUID], page: Page) -> Select[Row]:
+    ordered = query.order_by(id.desc()).limit(page.limit)
+    return ordered if page.after is None else ordered.where(id < page.after)

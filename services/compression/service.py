@@ -1,6 +1,6 @@
 """What came of calibrations, quantizations and evaluations, for callers. Nothing here commits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,17 +9,30 @@ from sqlalchemy.orm import Session
 from services.catalog import repository as catalog_rows
 from services.catalog import service as catalog
 from services.compression import repository
+from services.compression.repository import Page
 from services.jobs import service as jobs
 from shared.contracts.jobs import State
 from shared.db.models import Calibration, Evaluation, Model
 from shared.errors import InvalidCursor, NotFound
 from shared.ids import parse
 
+Find = Callable[[Session, UUID, UUID], Calibration | Evaluation | None]
+
 
 class NoResult(NotFound):
     """The job has no result: it has not ended yet, or its kind has its results elsewhere."""
 
     code = "no_result"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Rows, newest first: so many behind the one of id `after`; of a model, all versions or the named one; of a job."""
+
+    limit: int
+    after: str | None = None
+    model: str | None = None
+    job_id: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -63,29 +76,14 @@ def calibration(session: Session, tenant_id: UUID, id: str) -> Calibration:
     return found
 
 
-def calibrations(
-    session: Session,
-    tenant_id: UUID,
-    *,
-    limit: int,
-    after: str | None = None,
-    model: str | None = None,
-    job_id: UUID | None = None,
-) -> Sequence[Calibration]:
-    """Calibrations, newest first, behind `after`: of a model (all its versions, or the one that is named) or a job.
+def calibrations(session: Session, tenant_id: UUID, wanted: Wanted) -> Sequence[Calibration]:
+    """A page of the tenant's calibrations; `after` may be one's artifact.
 
     Raises:
         InvalidCursor: `after` names no calibration of the tenant.
         UnknownModel: there is no model of that name (`model`).
     """
-    start = _cursor(after)
-    if start is not None:
-        found = repository.calibration(session, tenant_id, start)
-        if found is None:
-            raise InvalidCursor(param="after")
-        start = found.id  # `after` may be its artifact's
-    models = _versions(session, tenant_id, model)
-    return repository.calibrations(session, tenant_id, limit=limit, after=start, models=models, job_id=job_id)
+    return repository.calibrations(session, tenant_id, _page(session, tenant_id, wanted, repository.calibration))
 
 
 def evaluation(session: Session, tenant_id: UUID, id: str) -> Evaluation:
@@ -101,35 +99,27 @@ def evaluation(session: Session, tenant_id: UUID, id: str) -> Evaluation:
     return found
 
 
-def evaluations(
-    session: Session,
-    tenant_id: UUID,
-    *,
-    limit: int,
-    after: str | None = None,
-    model: str | None = None,
-    job_id: UUID | None = None,
-) -> Sequence[Evaluation]:
-    """Evaluations, newest first, behind `after`: of a model or beside it, or of a job.
+def evaluations(session: Session, tenant_id: UUID, wanted: Wanted) -> Sequence[Evaluation]:
+    """A page of the tenant's evaluations, of a model or beside it.
 
     Raises:
         InvalidCursor: `after` names no evaluation of the tenant.
         UnknownModel: there is no model of that name (`model`).
     """
-    start = _cursor(after)
-    if start is not None and repository.evaluation(session, tenant_id, start) is None:
-        raise InvalidCursor(param="after")
-    models = _versions(session, tenant_id, model)
-    return repository.evaluations(session, tenant_id, limit=limit, after=start, models=models, job_id=job_id)
+    return repository.evaluations(session, tenant_id, _page(session, tenant_id, wanted, repository.evaluation))
 
 
-def _cursor(after: str | None) -> UUID | None:
-    if after is None:
-        return None
-    parsed = parse(after)
-    if parsed is None:
-        raise InvalidCursor(param="after")
-    return parsed
+def _page(session: Session, tenant_id: UUID, wanted: Wanted, find: Find) -> Page:
+    """What is wanted, in ids; `find` looks up the row that `after` names."""
+    start = None
+    if wanted.after is not None:
+        parsed = parse(wanted.after)
+        row = None if parsed is None else find(session, tenant_id, parsed)
+        if row is None:
+            raise InvalidCursor(param="after")
+        start = row.id
+    models = _versions(session, tenant_id, wanted.model)
+    return Page(wanted.limit, after=start, models=models, job_id=wanted.job_id)
 
 
 def _versions(session: Session, tenant_id: UUID, name: str | None) -> list[UUID] | None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from services.catalog import repository as catalog
 from services.compression import service
 from services.compression.inputs import full_name
+from services.compression.service import Wanted
 from shared.db.models import Calibration, Evaluation
 
 
@@ -38,17 +39,13 @@ def calibration(session: Session, tenant_id: UUID, id: str) -> CalibrationView:
     return _calibrations(session, [service.calibration(session, tenant_id, id)])[0]
 
 
-def calibrations(
-    session: Session, tenant_id: UUID, *, limit: int, after: str | None, model: str | None, job_id: UUID | None
-) -> list[CalibrationView]:
-    """Calibrations, newest first, of one model or one job if asked for.
+def calibrations(session: Session, tenant_id: UUID, wanted: Wanted) -> list[CalibrationView]:
+    """A page of calibrations.
 
     Raises:
-        InvalidCursor: `after` names no calibration of the tenant.
-        UnknownModel: `model` names no model.
+        InvalidCursor, UnknownModel: as the service.
     """
-    found = service.calibrations(session, tenant_id, limit=limit, after=after, model=model, job_id=job_id)
-    return _calibrations(session, found)
+    return _calibrations(session, service.calibrations(session, tenant_id, wanted))
 
 
 def evaluation(session: Session, tenant_id: UUID, id: str) -> EvaluationView:
@@ -60,17 +57,13 @@ def evaluation(session: Session, tenant_id: UUID, id: str) -> EvaluationView:
     return _evaluations(session, [service.evaluation(session, tenant_id, id)])[0]
 
 
-def evaluations(
-    session: Session, tenant_id: UUID, *, limit: int, after: str | None, model: str | None, job_id: UUID | None
-) -> list[EvaluationView]:
-    """Evaluations, newest first, of one model (or beside it) or one job if asked for.
+def evaluations(session: Session, tenant_id: UUID, wanted: Wanted) -> list[EvaluationView]:
+    """A page of evaluations.
 
     Raises:
-        InvalidCursor: `after` names no evaluation of the tenant.
-        UnknownModel: `model` names no model.
+        InvalidCursor, UnknownModel: as the service.
     """
-    found = service.evaluations(session, tenant_id, limit=limit, after=after, model=model, job_id=job_id)
-    return _evaluations(session, found)
+    return _evaluations(session, service.evaluations(session, tenant_id, wanted))
 
 
 def _calibrations(session: Session, rows: Sequence[Calibration]) -> list[CalibrationView]:

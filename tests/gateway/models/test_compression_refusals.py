@@ -119,9 +119,9 @@ class TestRefused:
         [
             ("quantization", {"scheme": "int3"}, "spec.scheme"),
             ("quantization", {"scheme": None}, "spec.scheme"),
-            ("quantization", {"method": "awq", "scheme": "int8"}, "spec"),
-            ("quantization", {"scheme": "fp8", "group_size": 64}, "spec"),
-            ("quantization", {"gate": {"max_ppl_increase": 0.1}, "evaluation": None}, "spec"),
+            ("quantization", {"method": "awq", "scheme": "int8"}, "spec.method"),
+            ("quantization", {"scheme": "fp8", "group_size": 64}, "spec.group_size"),
+            ("quantization", {"gate": {"max_ppl_increase": 0.1}, "evaluation": None}, "spec.gate"),
             ("quantization", {"gate": {}}, "spec.gate"),
             ("quantization", {"gate": {"max_ppl_increase": -1}}, "spec.gate.max_ppl_increase"),
             ("quantization", {"scheme": "recommended"}, "spec"),
@@ -135,11 +135,11 @@ class TestRefused:
                 {"overrides": [{"layers": ["mlp", "up_proj"], "scheme": "w8a16"}]},
                 "spec.overrides.0.layers.0",
             ),
-            ("calibration", {"schemes": ["bf16"]}, "spec"),
+            ("calibration", {"schemes": ["bf16"]}, "spec.schemes"),
             ("calibration", {"data": [{"type": "file", "file_id": "x"}]}, "spec.data.0.file_id"),
             ("evaluation", {"tasks": [{"type": "choice", "file_id": FILE}]}, "spec.tasks.0.file_id"),
             ("evaluation", {"tasks": [{"type": "text", "sequence_length": 100_000}]}, "spec.tasks.0.sequence_length"),
-            ("evaluation", {"gate": {"min_agreement": 0.9}}, "spec"),
+            ("evaluation", {"gate": {"min_agreement": 0.9}}, "spec.gate"),
         ],
     )
     def test_by_the_field(

@@ -13,7 +13,7 @@ from services.catalog.register import Staged, stage
 from services.catalog.rules import ModelInUse, NameTaken
 from services.catalog.tree import FolderTree
 from services.compression import finishing, orders, repository, service
-from services.compression.service import NoResult
+from services.compression.service import NoResult, Wanted
 from services.jobs import lifecycle
 from services.jobs.types import Claim, Outcome
 from shared.contracts.evaluation import Gate, judge
@@ -106,7 +106,7 @@ class TestCalibration:
         assert kept.id == first.id
         shown = service.result(session, tenant, claim.job_id)
         assert (shown.calibration_id, shown.artifact_id) == (first.id, first.artifact_id)
-        assert service.calibrations(session, tenant, limit=9, job_id=claim.job_id) == [first]
+        assert service.calibrations(session, tenant, Wanted(9, job_id=claim.job_id)) == [first]
 
     def test_that_is_there_already_ends_a_job(self, session: Session, tenant: UUID) -> None:
         first = calibration(session, tenant)
@@ -206,48 +206,48 @@ class TestResult:
 class TestLists:
     def test_calibrations_come_newest_first_a_page_at_a_time(self, session: Session, tenant: UUID) -> None:
         rows = [calibration(session, tenant, group_size=size) for size in (16, 32, 64)][::-1]
-        assert service.calibrations(session, tenant, limit=9) == rows
-        assert service.calibrations(session, tenant, limit=1, after=str(rows[0].id)) == [rows[1]]
+        assert service.calibrations(session, tenant, Wanted(9)) == rows
+        assert service.calibrations(session, tenant, Wanted(1, after=str(rows[0].id))) == [rows[1]]
         assert service.calibration(session, tenant, str(rows[1].id)) is rows[1]
 
     def test_evaluations_do_too(self, session: Session, tenant: UUID) -> None:
         rows = [evaluation(session, tenant) for _ in range(3)][::-1]
-        assert service.evaluations(session, tenant, limit=2) == rows[:2]
-        assert service.evaluations(session, tenant, limit=9, after=str(rows[0].id)) == rows[1:]
+        assert service.evaluations(session, tenant, Wanted(2)) == rows[:2]
+        assert service.evaluations(session, tenant, Wanted(9, after=str(rows[0].id))) == rows[1:]
         assert service.evaluation(session, tenant, str(rows[2].id)) is rows[2]
-        assert service.evaluations(session, tenant, limit=9, job_id=rows[1].job_id) == [rows[1]]
+        assert service.evaluations(session, tenant, Wanted(9, job_id=rows[1].job_id)) == [rows[1]]
 
     def test_those_of_a_model_are_all_versions_or_the_one(self, session: Session, tenant: UUID) -> None:
         first, beside = evaluation(session, tenant), model(session, tenant, name="base")
         model(session, tenant, version=2)
         second = evaluation(session, tenant, baseline="base")
-        assert service.evaluations(session, tenant, limit=9, model="tiny") == [second, first]
-        assert service.evaluations(session, tenant, limit=9, model="tiny@1") == [first]
-        assert service.evaluations(session, tenant, limit=9, model=str(beside.id)) == [second]
+        assert service.evaluations(session, tenant, Wanted(9, model="tiny")) == [second, first]
+        assert service.evaluations(session, tenant, Wanted(9, model="tiny@1")) == [first]
+        assert service.evaluations(session, tenant, Wanted(9, model=str(beside.id))) == [second]
         made = calibration(session, tenant)
-        assert service.calibrations(session, tenant, limit=9, model="tiny@2") == [made]
-        assert service.calibrations(session, tenant, limit=9, model="tiny@1") == []
+        assert service.calibrations(session, tenant, Wanted(9, model="tiny@2")) == [made]
+        assert service.calibrations(session, tenant, Wanted(9, model="tiny@1")) == []
 
     def test_are_their_tenants(self, session: Session, tenant: UUID) -> None:
         made, judged = calibration(session, tenant), evaluation(session, tenant)
         other = build.tenant(session)
-        assert not service.calibrations(session, other, limit=9)
-        assert not service.evaluations(session, other, limit=9)
+        assert not service.calibrations(session, other, Wanted(9))
+        assert not service.evaluations(session, other, Wanted(9))
         for look, id in ((service.calibration, made.id), (service.evaluation, judged.id)):  # noqa: A001 - as its argument
             with pytest.raises(NotFound):
                 look(session, other, str(id))
 
     def test_a_calibrations_artifact_is_as_good_a_cursor(self, session: Session, tiny: Model) -> None:
         older, newer = (kept.calibration(session, tiny, id=each) for each in (new_id(), new_id()))
-        assert service.calibrations(session, tiny.tenant_id, limit=9, after=str(newer.artifact_id)) == [older]
+        assert service.calibrations(session, tiny.tenant_id, Wanted(9, after=str(newer.artifact_id))) == [older]
 
     @pytest.mark.parametrize("listed", [service.calibrations, service.evaluations])
     def test_a_cursor_or_a_model_that_is_none(self, session: Session, tenant: UUID, listed) -> None:
         for after in ("x", str(new_id())):
             with pytest.raises(InvalidCursor):
-                listed(session, tenant, limit=9, after=after)
+                listed(session, tenant, Wanted(9, after=after))
         with pytest.raises(UnknownModel):
-            listed(session, tenant, limit=9, model="none")
+            listed(session, tenant, Wanted(9, model="none"))
 
 
 @pytest.mark.usefixtures("tiny")
