@@ -18,7 +18,9 @@ class ResultOut(Out):
     """What a calibration, a quantization or an evaluation came to: ids, null where it made none."""
 
     job: str
-    model: str | None = Field(description="of a quantization: the id of the new version")
+    model: str | None = Field(
+        description="id of the version that a quantization made, or that was calibrated or judged"
+    )
     artifact: str | None
     evaluation: str | None
     calibration: str | None

@@ -53,7 +53,7 @@ def run(client: Client, order: Order, *, detach: bool, timeout_s: float | None, 
     ended = wait(client, job, timeout_s=timeout_s)
     code = waiting.verdict(ended)
     found = client.get(f"/v1/jobs/{job['id']}/result")
-    emit({name: found[name] for name in RESULT}) if as_json else view.show(client, found)
+    emit({name: found[name] for name in RESULT}) if as_json else view.show(client, order.kind, found)
     raise typer.Exit(code)
 
 

@@ -27,13 +27,13 @@ BESIDE = ("ppl_increase",)  # is the change of the perplexity, which has a colum
 Row = tuple[str, str, str, str]
 
 
-def show(client: Client, found: Mapping[str, Any]) -> None:
-    """What a job left: the evaluation's table, the model, the calibration. `found` is `GET /v1/jobs/{id}/result`."""
+def show(client: Client, kind: str, found: Mapping[str, Any]) -> None:
+    """What a job left: the evaluation's table, the calibration, the model. `found` is `GET /v1/jobs/{id}/result`."""
     if found["evaluation"]:
         show_evaluation(client.get(f"/v1/evaluations/{found['evaluation']}"))
-    if found.get("calibration") and not found["model"]:
+    if kind == "calibration" and found["calibration"]:
         show_calibration(client.get(f"/v1/calibrations/{found['calibration']}"))
-    if found["model"]:
+    if kind == "quantization" and found["model"]:
         show_model(client.get(f"/v1/models/{found['model']}"))
     show_fields(("artifact", found[name]) for name in ("artifact",))
 

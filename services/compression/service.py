@@ -16,6 +16,8 @@ from shared.db.models import Calibration, Evaluation, Model
 from shared.errors import InvalidCursor, NotFound
 from shared.ids import parse
 
+QUANTIZATION = "quantization"  #: the kind that makes a model
+
 Find = Callable[[Session, UUID, UUID], Calibration | Evaluation | None]
 
 
@@ -40,7 +42,7 @@ class Result:
     """What a job of one of the three kinds has left; what it was not to make, or failed to make, is None."""
 
     job_id: UUID
-    model: Model | None  #: that was registered
+    model: Model | None  #: that a quantization registered, or the one that was calibrated or judged
     artifact_id: UUID | None
     evaluation_id: UUID | None
     calibration_id: UUID | None  #: that was made, found or used
@@ -59,7 +61,8 @@ def result(session: Session, tenant_id: UUID, job_id: UUID) -> Result:
         raise NoResult(f"A job of kind {job.kind} has no such result.", param="job_id")
     if not State(job.state).terminal:
         raise NoResult("The job has not ended yet.", param="job_id")
-    model = row.result_model_id and catalog_rows.get(session, tenant_id, row.result_model_id)
+    about = row.result_model_id if job.kind == QUANTIZATION else row.model_id
+    model = about and catalog_rows.get(session, tenant_id, about)
     return Result(job_id, model or None, row.artifact_id, row.evaluation_id, row.calibration_id)
 
 

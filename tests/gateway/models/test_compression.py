@@ -159,10 +159,13 @@ class TestResult:
         assert client.get(path).json() == RESULT | expected
 
     def test_of_a_job_that_failed(self, session: Session, client: httpx.Client, pair: Pair) -> None:
-        job = kept.job(session, pair.original)
-        end(session, job.id, Outcome.FAILED)
+        judged, made = kept.job(session, pair.original), kept.job(session, pair.original, kind="quantization")
+        for job in (judged, made):
+            end(session, job.id, Outcome.FAILED)
         session.commit()
-        assert client.get(f"/v1/jobs/{job.id}/result").json() == RESULT | {"job": str(job.id)}
+        about = {"job": str(judged.id), "model": str(pair.original.id)}
+        assert client.get(f"/v1/jobs/{judged.id}/result").json() == RESULT | about
+        assert client.get(f"/v1/jobs/{made.id}/result").json() == RESULT | {"job": str(made.id)}
 
     def test_other_kinds_have_none(self, client: httpx.Client) -> None:
         job = submit(client, **PROBE)

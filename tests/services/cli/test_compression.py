@@ -103,7 +103,7 @@ class TestCalibrate:
             "facts": {"samples": 32, "sequence_length": 128, "texts": 500, "left_out": {"duplicate": 3}},
             "recommendation": {"scheme": "int8", "ignore": ["lm_head"], "smoothing_strength": 0.4, "reasons": ["so"]},
         }
-        result = {**RESULT, "model": None, "evaluation": None, "calibration": CALIBRATION, "artifact": "a-1"}
+        result = {**RESULT, "evaluation": None, "calibration": CALIBRATION, "artifact": "a-1"}
         options = ("-s", "int8", "-s", "w4a16", "--strategy", "diverse", "--group-size", "64")
         with gateway(*script(result=result, after=[reply(200, found)])) as running:
             done = run(calibrate, running, "tiny", *options)

@@ -85,10 +85,10 @@ class TestCalibration:
         assert found.facts["tokens"] == 256
         assert repository.calibration_by_key(session, build.tenant(session), made.key) is None
 
-    def test_is_the_result(self, session: Session, tenant: UUID) -> None:
+    def test_is_the_result(self, session: Session, tenant: UUID, tiny: Model) -> None:
         made = calibration(session, tenant)
         shown = service.result(session, tenant, made.job_id)
-        assert (shown.calibration_id, shown.artifact_id, shown.model) == (made.id, made.artifact_id, None)
+        assert (shown.calibration_id, shown.artifact_id, shown.model) == (made.id, made.artifact_id, tiny)
 
     def test_of_two_jobs_the_first_counts(self, session: Session, tenant: UUID) -> None:
         first = calibration(session, tenant)
@@ -182,13 +182,13 @@ class TestQuantization:
 
 @pytest.mark.usefixtures("tiny")
 class TestResult:
-    def test_comes_with_the_end(self, session: Session, tenant: UUID) -> None:
+    def test_comes_with_the_end(self, session: Session, tenant: UUID, tiny: Model) -> None:
         job = submit(session, tenant, "evaluation")
         with pytest.raises(NoResult):
             service.result(session, tenant, job.id)
         lifecycle.cancel(session, tenant, job.id, reason="requested")
         shown = service.result(session, tenant, job.id)
-        assert (shown.model, shown.artifact_id, shown.evaluation_id, shown.calibration_id) == (None, None, None, None)
+        assert (shown.model, shown.artifact_id, shown.evaluation_id, shown.calibration_id) == (tiny, None, None, None)
 
     def test_of_another_kind_is_elsewhere(self, session: Session, tenant: UUID) -> None:
         job = build.job(session, tenant)
