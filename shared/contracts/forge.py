@@ -71,6 +71,8 @@ class CheckpointMessage(Contract):
     type: Literal["checkpoint"] = "checkpoint"
     step: NonNegativeInt
     folder: str
+    metrics: dict[str, float] = Field(default_factory=dict)  #: the newest figures of its step
+    best: bool = False  #: no checkpoint so far was better
 
 
 class ArtifactMessage(Contract):

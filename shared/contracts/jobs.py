@@ -70,6 +70,8 @@ class EventType(StrEnum):
     STARTED = "job.started"  #: an attempt began
     PROGRESS = "job.progress"  #: done/total moved (at most one a second)
     CHECKPOINT = "job.checkpoint"  #: a checkpoint was committed
+    METRICS = "job.metrics"  #: new figures of a run (at most one a second)
+    ADJUSTED = "job.adjusted"  #: a run goes on otherwise than it began, and how: it had run out of memory
     RETRYING = "job.retrying"  #: an attempt ended without result; the job is queued again
     PAUSED = "job.paused"  #: held; a running attempt is being released
     RESUMED = "job.resumed"  #: no longer held

@@ -18,9 +18,11 @@ from shared.db.models.jobs import (
     JobEvent,
     JobItem,
     JobLog,
+    JobMetric,
     UsageRow,
 )
 from shared.db.models.outbox import ControlTask, Outbox, WebhookAttempt, WebhookDelivery
+from shared.db.models.tuning import TuningFile, TuningJob
 from shared.db.models.yard import Demand, Engine, EngineMeasure, FairShare, Worker
 
 __all__ = [
@@ -49,10 +51,13 @@ __all__ = [
     "JobEvent",
     "JobItem",
     "JobLog",
+    "JobMetric",
     "Model",
     "ModelAlias",
     "Outbox",
     "Tenant",
+    "TuningFile",
+    "TuningJob",
     "Upload",
     "UploadPart",
     "UsageRow",

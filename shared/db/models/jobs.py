@@ -254,11 +254,26 @@ class Checkpoint(Born, Base):
     fingerprint: Mapped[str]
     manifest: Mapped[list[Any]]
     corrupt: Mapped[bool] = mapped_column(server_default=text("false"))
+    metrics: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    best: Mapped[bool] = mapped_column(server_default=text("false"))  #: no earlier one was better
+    model_id: Mapped[UUID | None] = mapped_column(ForeignKey("models.id"))  #: the version that it answers as
 
     __table_args__ = (
         Index("uq_checkpoints_step", "job_id", "attempt", "step", unique=True),
         Index("ix_checkpoints_manifest", "manifest", postgresql_using="gin", postgresql_ops=_PATHS),
     )
+
+
+class JobMetric(Born, Base):
+    """Figures of one step of a run. A step that an attempt does again is written over."""
+
+    __tablename__ = "job_metrics"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    tenant_id: Mapped[UUID]
+    attempt: Mapped[int]
+    values: Mapped[dict[str, Any]]
 
 
 class Artifact(Born, Base):
