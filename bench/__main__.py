@@ -3,7 +3,19 @@
 import argparse
 from collections.abc import Sequence
 
-from bench import batch_memory, batches, calls, compression, dispatch, inference, memory, parsing, recovery, submit
+from bench import (
+    batch_memory,
+    batches,
+    calls,
+    compression,
+    dispatch,
+    inference,
+    memory,
+    parsing,
+    recovery,
+    submit,
+    tuning,
+)
 from bench.report import Report
 from bench.yard import running
 
@@ -14,6 +26,7 @@ TABLES = {
     "batches": ("batches", "batch-memory"),
     "parsing": ("parsing",),
     "compression": ("compression",),
+    "tuning": ("tuning",),
 }
 SECTIONS = tuple(section for sections in TABLES.values() for section in sections)
 TITLES = {
@@ -22,6 +35,7 @@ TITLES = {
     "batches": "Batches, measured",
     "parsing": "Reading documents, measured",
     "compression": "Compression, measured",
+    "tuning": "Tuning, measured",
 }
 
 
@@ -54,6 +68,7 @@ def _table(name: str, sections: Sequence[str], *, scale: float, keep: bool) -> N
             "batch-memory": lambda: batch_memory.measure(yard, report, few=int(1000 * scale), many=int(50_000 * scale)),
             "parsing": lambda: parsing.measure(report),
             "compression": lambda: compression.measure(yard, report, scale=scale),
+            "tuning": lambda: tuning.measure(yard, report, scale=scale),
         }
         for section in sections:
             steps[section]()

@@ -34,11 +34,11 @@ class Found:
 
 def write(rows: Sequence[Found], folder: Path, *, name: str, about: Mapping[str, Any]) -> None:
     """Write `NAME.json` and `NAME.md`."""
-    made, machine = datetime.now(UTC).isoformat(timespec="seconds"), _machine()
-    kept = {"made": made, "machine": machine, **about, "rows": [asdict(row) for row in rows]}
+    made, where = datetime.now(UTC).isoformat(timespec="seconds"), machine()
+    kept = {"made": made, "machine": where, **about, "rows": [asdict(row) for row in rows]}
     (folder / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     lines = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|", *map(_cells, rows)]
-    (folder / f"{name}.md").write_text(f"{made}, {machine}\n\n" + "\n".join(lines) + "\n")
+    (folder / f"{name}.md").write_text(f"{made}, {where}\n\n" + "\n".join(lines) + "\n")
 
 
 def line(row: Found) -> str:
@@ -46,7 +46,8 @@ def line(row: Found) -> str:
     return f"{row.variant:14} {_figure(row.wall_s):>8} s  {row.problem or _figure(row.quantize_s)}"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """GPUs, cores and Python, as a table says where it was made."""
     query = [SMI, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     told = subprocess.run(query, capture_output=True, text=True, check=False).stdout if shutil.which(SMI) else ""
     gpus = "; ".join(told.splitlines()) or "no GPU"

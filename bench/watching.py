@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import psutil
 
 EVERY_S = 0.2
 SMI = "nvidia-smi"
+Hear = Callable[[int, dict[str, Any]], None]
 QUERY = (SMI, "--query-gpu=index,memory.used", "--format=csv,noheader,nounits")
 
 
@@ -35,8 +36,13 @@ class Watched:
         return self.lines[-1][1] if self.lines else {}
 
 
-def watch(command: Sequence[str], *, cwd: Path, env: dict[str, str], timeout_s: float, log: Path) -> Watched:
-    """Run a command to its end. Its stdin is a pipe that stays open; what it writes to stderr goes to `log`."""
+def watch(
+    command: Sequence[str], *, cwd: Path, env: dict[str, str], timeout_s: float, log: Path, hear: Hear | None = None
+) -> Watched:
+    """Run a command to its end. Its stdin is a pipe that stays open; what it writes to stderr goes to `log`.
+
+    `hear` is called with the process's id and each object that it writes.
+    """
     found = Watched()
     begun = time.perf_counter()
     with log.open("w") as errors:
@@ -58,6 +64,8 @@ def watch(command: Sequence[str], *, cwd: Path, env: dict[str, str], timeout_s: 
             assert process.stdout is not None
             for line in process.stdout:
                 _note(found, line, seconds=time.perf_counter() - begun, errors=log.with_suffix(".out"))
+                if hear is not None and found.lines:
+                    hear(process.pid, found.last)
             status = process.wait()
             found.seconds = time.perf_counter() - begun
             found.status = status if end.is_alive() else None

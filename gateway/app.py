@@ -31,6 +31,7 @@ from gateway.routes import (
     domain_packs,
     embeddings,
     files,
+    fine_tuning,
     gpu_classes,
     health,
     job_events,
@@ -50,7 +51,7 @@ from shared.settings import settings as read_settings
 FILES = 65_536  #: open files that a gateway process asks for
 
 INFERENCE = (chat, completions, embeddings)
-JOBS = (jobs, job_events, job_parts, artifacts, batches, document_sets, domain_packs)
+JOBS = (jobs, job_events, job_parts, artifacts, batches, fine_tuning, document_sets, domain_packs)
 YARD = (gpu_classes, workers, api_keys, metrics, docs, health)
 #: compression comes before models, whose names are paths: `a/compare/b` is none
 ROUTERS = (*JOBS, *INFERENCE, cache, files, uploads, compression, models, *YARD)

@@ -11,6 +11,7 @@ from gateway import openapi_compression as examples_of_compression
 from gateway import openapi_documents as examples_of_documents
 from gateway import openapi_examples as examples
 from gateway import openapi_models as examples_of_models
+from gateway import openapi_tuning as examples_of_tuning
 from gateway import openapi_uploads as examples_of_uploads
 from gateway.errors import PROBLEM_JSON
 from gateway.schemas.common import Problem
@@ -31,16 +32,16 @@ TAGS = [
     {"name": "files", "description": "Uploads; OpenAI's shapes."},
     {"name": "batches", "description": "Files of requests, run within a window; OpenAI's shapes."},
     {"name": "documents", "description": "Documents in, checked tables out."},
+    {"name": "fine_tuning", "description": "Models trained on examples; OpenAI's shapes."},
     {"name": "compression", "description": "Calibrations and evaluations: what smaller models cost, and gain."},
     {"name": "models", "description": "What `model` may name; OpenAI's shapes."},
     {"name": "yard", "description": "What this deployment is made of."},
     {"name": "api_keys", "description": "Who may call."},
     {"name": "health", "description": "For whoever keeps the processes running."},
 ]
+JOB_REQUESTS = examples.JOB_REQUESTS | examples_of_compression.JOB_REQUESTS | examples_of_tuning.JOB_REQUESTS
 SUBMIT: dict[str, Any] = {
-    "requestBody": {
-        "content": {"application/json": {"examples": examples.JOB_REQUESTS | examples_of_compression.JOB_REQUESTS}}
-    },
+    "requestBody": {"content": {"application/json": {"examples": JOB_REQUESTS}}},
     "parameters": [
         {
             "name": "wait",
@@ -77,6 +78,8 @@ READ_DOCUMENTS: dict[str, Any] = {
     "parameters": SUBMIT["parameters"],
 }
 CREATE_BATCH = examples_of_batches.CREATE
+CREATE_FINE_TUNE = examples_of_tuning.CREATE
+LIST_FINE_TUNES = examples_of_tuning.LIST
 CHANGE_MODEL = {"requestBody": {"content": {"application/json": {"example": examples_of_models.CHANGE_REQUEST}}}}
 POINT_ALIAS = {"requestBody": {"content": {"application/json": {"example": examples_of_models.ALIAS_REQUEST}}}}
 KEY_REQUEST = {"requestBody": {"content": {"application/json": {"example": examples.API_KEY_REQUEST}}}}

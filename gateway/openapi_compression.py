@@ -70,6 +70,8 @@ RESULT = {
     "artifact": ARTIFACT_ID,
     "evaluation": EVALUATION_ID,
     "calibration": None,
+    "file": None,
+    "figures": None,
 }
 CALIBRATION: dict[str, Any] = {
     "id": CALIBRATION_ID,

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from gateway import openapi_batches, openapi_compression, openapi_documents, openapi_models, openapi_uploads
+from gateway import (
+    openapi_batches,
+    openapi_compression,
+    openapi_documents,
+    openapi_models,
+    openapi_tuning,
+    openapi_uploads,
+)
 
 JOB_ID = "019b2f6e-8a51-7c3e-9d44-0f6f1f6b2a10"
 ARTIFACT_ID = "019b2f6e-9b12-7e01-8a33-51c2a7d9e4f0"
@@ -65,7 +72,7 @@ LINE = {
     },
     "error": None,
 }
-_PARTS = ("events", "logs", "explain", "attempts", "checkpoints", "webhook_deliveries")
+_PARTS = ("events", "logs", "explain", "attempts", "checkpoints", "metrics", "webhook_deliveries")
 JOB: dict[str, Any] = {
     "id": JOB_ID,
     "object": "job",
@@ -113,6 +120,8 @@ DRAFT = {
     "cost": 0.0,
     "total": 2,
     "unit": "lines",
+    "advice": None,
+    "on_success": [],
 }
 EVENT = {
     "id": 2,
@@ -148,6 +157,9 @@ CHECKPOINT = {
     "fingerprint": DIGEST,
     "bytes": 1048576,
     "corrupt": False,
+    "metrics": {"loss": 1.21, "learning_rate": 0.00019},
+    "best": True,
+    "model": None,
     "created_at": BEGAN,
 }
 DELIVERY = {
@@ -299,6 +311,7 @@ _ROWS: dict[str, dict[str, Any]] = {
     **openapi_batches.ROWS,
     **openapi_compression.ROWS,
     **openapi_documents.ROWS,
+    **openapi_tuning.ROWS,
 }
 #: by the name of the schema that an answer has
 ANSWERS: dict[str, Any] = {

@@ -71,6 +71,7 @@ DETAIL: dict[str, Any] = {
     **MODEL,
     "serving": {"max_in_flight": 128},
     "source": {"type": "folder", "path": "yard-tiny"},
+    "loading_error": None,
     "memory": [
         {"dtype": "bf16", "weight_bytes": 3804160, "kv_bytes_per_token": 1536, "context_bytes": 786432},
         {"dtype": "fp32", "weight_bytes": 7608320, "kv_bytes_per_token": 3072, "context_bytes": 1572864},

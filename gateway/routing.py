@@ -40,15 +40,16 @@ class Route(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         extra = self.openapi_extra or {}
-        declared = {each["name"] for each in extra.get("parameters", ()) if each["in"] == "query"}
-        scope, known = self.scope, _query_names(self.dependant) | declared
+        declared = [each for each in extra.get("parameters", ()) if each["in"] == "query"]
+        scope, known = self.scope, _query_names(self.dependant) | {each["name"] for each in declared}
+        deep = tuple(f"{each['name']}[" for each in declared if each.get("style") == "deepObject")
         reads = bool(extra.get("requestBody", {}).get("content"))  # the route reads the body by itself
         expects_json = self.body_field is not None
 
         async def guarded(request: Request) -> Response:
             request.state.caller = caller = await authenticate(request)
             caller.need(scope)
-            _refuse_unknown(request, known)
+            _refuse_unknown(request, known, deep)
             if expects_json:
                 request = await _read(request)
             elif not reads and request.method == "POST":
@@ -92,9 +93,12 @@ def caller_of(request: Request) -> Caller:
     return cast("Caller", request.state.caller)
 
 
-def _refuse_unknown(request: Request, known: frozenset[str]) -> None:
+def _refuse_unknown(request: Request, known: frozenset[str], deep: tuple[str, ...]) -> None:
+    """Refuse names that nobody declared; `deep`: beginnings of those that have members, as `metadata[`."""
     given = request.query_params if request.scope["query_string"] else ()
-    unknown = [name for name in given if name not in known]
+    unknown = [
+        name for name in given if name not in known and not (deep and name.startswith(deep) and name.endswith("]"))
+    ]
     if unknown:
         message = f"this call takes {', '.join(sorted(known)) or 'no query parameters'}"
         raise UnknownParameter(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from gateway import submission
 from gateway.edge import Edge
+from gateway.examining import concerns
 from gateway.submission import Accepted, Once
 from services.accounts.service import Caller
-from services.compression.examining import concerns
 from shared import failpoints
 from shared.contracts.jobs import JobRequest
 from shared.errors import DatabaseUnavailable

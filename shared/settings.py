@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     engine_threads: int = Field(0, ge=0, description="threads of a CPU engine; 0 = all cores")
     engine_max_in_flight: int = Field(64, ge=1, description="requests of jobs an engine may hold at once")
     engine_headroom: int = Field(32, ge=0, description="sequences an engine admits beyond that, for interactive calls")
+    engine_max_adapters: int = Field(
+        8, ge=1, le=400, description="LoRA adapters an engine holds; more of them take turns"
+    )
     engine: str = Field("auto", description="engine of models that choose none; auto: transformers on cpu, else vllm")
     engine_commands: dict[str, list[str]] = Field(
         {}, description="further engines: name → command line that serves OpenAI's HTTP (see infra/docs/vllm.md)"

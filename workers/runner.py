@@ -37,6 +37,7 @@ from workers.runtime.ledger import Ledger
 from workers.runtime.presence import Presence
 from workers.runtime.processes import Identity
 from workers.runtime.pulse import Pulse
+from workers.runtime.reconciling import CHANNEL as ADAPTERS
 from workers.runtime.slots import Slots, slot_names
 from workers.runtime.work import Stop
 from workers.runtime.yard import Yard
@@ -71,21 +72,26 @@ class Runner:
         names = slot_names(settings.gpu_class, devices=settings.worker_devices, pools=pools)
         self._slots = Slots(folders.slots, names)
         self.presence = Presence(settings, transactions, pools=pools, slots=self._count, renamed=self._rename)
+        store = Store.of(settings, keep=keeper(database, grace_s=settings.blob_grace_s))
         self._yard = Yard(
             settings,
             folders,
             slots=self._slots,
             transactions=transactions,
+            store=store,
             presence=self.presence,
             freed=self._freed,
         )
         devices, engines = self._yard.devices, self._yard.engines
-        store = Store.of(settings, keep=keeper(database, grace_s=settings.blob_grace_s))
         self.host = Host(settings, folders, store, transactions, Ledger(transactions), devices, engines)
         self.claims = Claims(self.host, self._queues, worker_id=self.presence.id, changed=self.presence.changed)
         self._pulse = Pulse(self.claims, transactions, period_s=settings.heartbeat_s)
         self._demands = self._demanded()
-        heard = {CONTROLS: self._pulse.control, DEMANDS: self._demands.ring if self._demands else _ignore}
+        heard = {
+            CONTROLS: self._pulse.control,
+            DEMANDS: self._demands.ring if self._demands else _ignore,
+            ADAPTERS: self._yard.adapters.ring,
+        }
         self._listener = Listener(url, list(heard), lambda channel, payload: self._post(heard[channel], payload))
 
     def _demanded(self) -> Demands | None:

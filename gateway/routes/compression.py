@@ -1,16 +1,16 @@
-"""`/v1/calibrations`, `/v1/evaluations`, what a job of them came to, and two models beside each other."""
+"""`/v1/calibrations`, `/v1/evaluations`, and two models beside each other."""
 
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query
 
-from gateway.deps import PAGE, CallerDep, JobId, Limit, SessionDep
+from gateway.deps import PAGE, CallerDep, Limit, SessionDep
 from gateway.routing import Route, needs
 from gateway.schemas.common import Page
-from gateway.schemas.compression import CalibrationOut, ComparisonOut, EvaluationOut, ResultOut
+from gateway.schemas.compression import CalibrationOut, ComparisonOut, EvaluationOut
 from services.accounts.service import Scope
-from services.compression import compare, service, views
+from services.compression import compare, views
 from services.compression.service import Wanted
 from shared.contracts.jobs import Text
 
@@ -24,12 +24,6 @@ OneModel = Annotated[
 OfModel = Annotated[Text | None, Query(description="a name (all its versions), an alias, `name@version` or an id")]
 OfJob = Annotated[UUID | None, Query(description="id of a job")]
 After = Annotated[Text | None, Query(description="id of the row before the page")]
-
-
-@router.get("/jobs/{job_id}/result", tags=["jobs"], openapi_extra=needs(Scope.JOBS_READ))
-def get_job_result(job_id: JobId, session: SessionDep, caller: CallerDep) -> ResultOut:
-    """What a finished calibration, quantization or evaluation came to; other jobs have no result of this kind."""
-    return ResultOut.of(service.result(session, caller.tenant_id, job_id))
 
 
 @router.get("/calibrations", tags=["compression"], openapi_extra=needs(Scope.JOBS_READ))

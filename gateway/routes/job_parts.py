@@ -1,4 +1,4 @@
-"""What belongs to a job: logs, attempts, checkpoints, webhook deliveries, and why it is where it is."""
+"""What belongs to a job: logs, metrics, attempts, checkpoints, result, webhook deliveries, why it is where it is."""
 
 from typing import Annotated
 
@@ -8,14 +8,15 @@ from starlette.responses import Response
 from gateway.deps import CallerDep, JobId, SessionDep
 from gateway.routing import Route, needs
 from gateway.schemas.common import Page
-from gateway.schemas.job_parts import AttemptOut, CheckpointOut, LogOut
+from gateway.schemas.job_parts import AttemptOut, CheckpointOut, LogOut, MetricOut, ResultOut
 from gateway.schemas.webhooks import DeliveryOut
 from services.accounts.service import Scope
-from services.jobs import explain, repository, service
+from services.jobs import explain, repository, results, service, views
 from services.jobs.explain import Explanation
 from services.webhooks import service as webhooks
 
 LOG_LINES = 1000  #: longest page of a log
+METRICS = 1000  #: longest page of metrics
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], route_class=Route)
 
@@ -56,11 +57,33 @@ def list_attempts(job_id: JobId, session: SessionDep, caller: CallerDep) -> Page
     return Page[AttemptOut].of(rows, limit=len(rows), shown=AttemptOut.of)
 
 
+@router.get("/metrics", openapi_extra=needs(Scope.JOBS_READ))
+def list_metrics(
+    job_id: JobId,
+    session: SessionDep,
+    caller: CallerDep,
+    *,
+    limit: Annotated[int, Query(ge=1, description="steps of a page; at most 1000")] = 100,
+    after: Annotated[int, Query(ge=-1, lt=2**63, description="the step before the page")] = -1,
+) -> Page[MetricOut]:
+    """Figures of a run, step by step, from its beginning. A step that an attempt did again has its newest figures."""
+    limit = min(limit, METRICS)
+    job = service.get(session, caller.tenant_id, job_id)
+    rows = repository.metrics(session, caller.tenant_id, job.id, after=after, limit=limit + 1)
+    return Page[MetricOut].of(rows, limit=limit, shown=MetricOut.of)
+
+
+@router.get("/result", openapi_extra=needs(Scope.JOBS_READ))
+def get_result(job_id: JobId, session: SessionDep, caller: CallerDep) -> ResultOut:
+    """What a finished calibration, quantization, evaluation, tuning or merge came to; other kinds leave artifacts."""
+    return ResultOut.of(results.of_job(session, caller.tenant_id, job_id))
+
+
 @router.get("/checkpoints", openapi_extra=needs(Scope.JOBS_READ))
 def list_checkpoints(job_id: JobId, session: SessionDep, caller: CallerDep) -> Page[CheckpointOut]:
     """Points from which a later attempt may go on, newest first."""
     job = service.get(session, caller.tenant_id, job_id)
-    rows = repository.checkpoints(session, caller.tenant_id, job.id)
+    rows = views.checkpoints(session, caller.tenant_id, job.id)
     return Page[CheckpointOut].of(rows, limit=len(rows), shown=CheckpointOut.of)
 
 

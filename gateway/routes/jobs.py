@@ -11,14 +11,15 @@ from gateway import openapi, submission
 from gateway.deps import PAGE, CallerDep, JobId, Limit, PreferHeader, SessionDep, WaitQuery, wait_of
 from gateway.edge import Edge, edge_of
 from gateway.etags import etag, expect, fresh
+from gateway.examining import look
 from gateway.routing import Route, caller_of, needs
 from gateway.schemas.common import Page
 from gateway.schemas.jobs import DraftOut, JobOut
 from gateway.submission import ACCEPTED, Accepted, Once, Wish
 from gateway.submitter import Accept
-from services.accounts.service import Caller, Scope
-from services.compression.examining import concerns, examine
+from services.accounts.service import Scope
 from services.jobs import service, views
+from services.jobs.types import Wanted
 from services.jobs.views import View
 from shared.clock import monotonic
 from shared.contracts.jobs import JobRequest, State, Text
@@ -48,8 +49,7 @@ async def submit_job(request: Request, job: JobRequest) -> Response:
     A model that is to be quantized is looked at first: layers that no pattern means, or no group size divides, are 422.
     """
     edge, caller, wish = edge_of(request), caller_of(request), Wish.of(request)
-    if concerns(job):
-        await edge.run(lambda: _examine(edge, caller, job, once=wish.once))
+    await look(edge, caller, job, once=wish.once)
     if wish.validate_only:
         draft = await edge.transact(lambda session: service.draft(session, caller.tenant_id, job))
         return Response(DraftOut.of(draft).json_bytes(), media_type=JSON)
@@ -71,6 +71,7 @@ def list_jobs(
     before: Annotated[str | None, Query(description="id of the job behind the page")] = None,
     state: Annotated[list[State] | None, Query(description="one or more states")] = None,
     kind: Annotated[list[Text] | None, Query(description="one or more kinds")] = None,
+    after_job_id: Annotated[UUID | None, Query(description="those that wait, or waited, for this job")] = None,
 ) -> Page[JobOut]:
     """Jobs, newest first. Children are listed nowhere; their parent sums them up."""
     limit = min(limit, PAGE)
@@ -80,8 +81,7 @@ def list_jobs(
         limit=limit + 1,
         after=_cursor(after, "after"),
         before=_cursor(before, "before"),
-        states=state or (),
-        kinds=kind or (),
+        wanted=Wanted(state or (), kind or (), after_job_id),
     )
     return Page[JobOut].of(rows, limit=limit, shown=JobOut.of, backwards=before is not None)
 
@@ -137,14 +137,6 @@ def resume_job(job_id: JobId, session: SessionDep, caller: CallerDep, if_match: 
 def retry_job(job_id: JobId, session: SessionDep, caller: CallerDep, key: IdempotencyKey = None) -> Response:
     """Run a finished job again, as a new job whose `retry_of` is this one."""
     return _accepted(submission.retry(session, caller, job_id, once=Once.of(key)))
-
-
-def _examine(edge: Edge, caller: Caller, job: JobRequest, *, once: Once) -> None:
-    """Look at what a job is to work on, with no transaction open; not where the answer is there already."""
-    with edge.database.transaction() as session:
-        first = submission.is_first(session, caller, job, once=once)
-    if first:
-        examine(job, database=edge.database, store=edge.store, tenant_id=caller.tenant_id)
 
 
 async def ended(edge: Edge, tenant_id: UUID, job_id: UUID, *, seconds: float) -> View:

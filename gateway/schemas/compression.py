@@ -7,34 +7,10 @@ from pydantic import Field
 
 from gateway.schemas.common import Moment, Out
 from services.compression.compare import Comparison, Side, Task
-from services.compression.service import Result
 from services.compression.views import CalibrationView, EvaluationView
 from shared.contracts.compression import Recommendation, Sampling, Scheme
 from shared.contracts.evaluation import EvaluationFigures, Gate, ModelFigures
 from shared.contracts.forge_orders import SampleFacts
-
-
-class ResultOut(Out):
-    """What a calibration, a quantization or an evaluation came to: ids, null where it made none."""
-
-    job: str
-    model: str | None = Field(
-        description="id of the version that a quantization made, or that was calibrated or judged"
-    )
-    artifact: str | None
-    evaluation: str | None
-    calibration: str | None
-
-    @classmethod
-    def of(cls, result: Result) -> Self:
-        """The resource of a result."""
-        return cls(
-            job=str(result.job_id),
-            model=_text(result.model.id if result.model else None),
-            artifact=_text(result.artifact_id),
-            evaluation=_text(result.evaluation_id),
-            calibration=_text(result.calibration_id),
-        )
 
 
 class CalibrationOut(Out):

@@ -1,4 +1,4 @@
-"""What is listed below a job: events, log lines, attempts, checkpoints."""
+"""What is listed below a job: events, log lines, metrics, attempts, checkpoints; and its result."""
 
 from typing import Any, Literal, Self
 from uuid import UUID
@@ -7,8 +7,12 @@ from pydantic import Field
 
 from gateway.schemas.common import Moment, Out
 from gateway.schemas.jobs import JobErrorOut
+from services.files.service import PREFIX as FILE
+from services.jobs.kinds import Result
+from services.jobs.views import CheckpointView
 from shared.contracts.jobs import EventType
-from shared.db.models import Attempt, Checkpoint, JobEvent, JobLog
+from shared.db.models import Attempt, JobEvent, JobLog, JobMetric
+from shared.ids import prefixed
 
 
 class EventOut(Out):
@@ -49,6 +53,24 @@ class LogOut(Out):
         )
 
 
+class MetricOut(Out):
+    """Figures of one step of a run."""
+
+    id: int = Field(description="the step; `after` takes it")
+    object: Literal["job.metric"] = "job.metric"
+    attempt: int
+    values: dict[str, float] = Field(
+        description="of a tuning: loss, learning_rate, grad_norm, tokens_per_second, tokens, token_accuracy, epoch, "
+        "memory_bytes, mfu; where it was looked at: validation_loss, validation_token_accuracy"
+    )
+    created_at: Moment
+
+    @classmethod
+    def of(cls, row: JobMetric) -> Self:
+        """The figures of a row."""
+        return cls(id=row.step, attempt=row.attempt, values=row.values, created_at=row.created_at)
+
+
 class AttemptOut(Out):
     """One claim of a job by one worker."""
 
@@ -85,11 +107,15 @@ class CheckpointOut(Out):
     fingerprint: str
     bytes: int
     corrupt: bool
+    metrics: dict[str, float] = Field(description="the newest figures of its step")
+    best: bool = Field(description="no earlier one was better")
+    model: str | None = Field(description="what it answers as in calls; null where it does not")
     created_at: Moment
 
     @classmethod
-    def of(cls, row: Checkpoint) -> Self:
+    def of(cls, shown: CheckpointView) -> Self:
         """The checkpoint of a row."""
+        row = shown.row
         return cls(
             id=row.id,
             attempt=row.attempt,
@@ -97,5 +123,39 @@ class CheckpointOut(Out):
             fingerprint=row.fingerprint,
             bytes=sum(entry["bytes"] for entry in row.manifest),
             corrupt=row.corrupt,
+            metrics=row.metrics,
+            best=row.best,
+            model=shown.model,
             created_at=row.created_at,
         )
+
+
+class ResultOut(Out):
+    """What a job came to: ids, null where it made none."""
+
+    job: str
+    model: str | None = Field(
+        description="id of the version that was made; of a calibration or an evaluation, of the one looked at"
+    )
+    artifact: str | None
+    evaluation: str | None
+    calibration: str | None
+    file: str | None = Field(description="of a tuning: its metrics, step by step, as CSV")
+    figures: dict[str, Any] | None = Field(description="of a tuning: steps, tokens, losses, speed, setting, data")
+
+    @classmethod
+    def of(cls, result: Result) -> Self:
+        """The resource of a result."""
+        return cls(
+            job=str(result.job_id),
+            model=_text(result.model_id),
+            artifact=_text(result.artifact_id),
+            evaluation=_text(result.evaluation_id),
+            calibration=_text(result.calibration_id),
+            file=None if result.file_id is None else prefixed(FILE, result.file_id),
+            figures=result.figures,
+        )
+
+
+def _text(id: UUID | None) -> str | None:
+    return None if id is None else str(id)

@@ -94,13 +94,14 @@ class LinksOut(Out):
     explain: str
     attempts: str
     checkpoints: str
+    metrics: str
     webhook_deliveries: str
 
     @classmethod
     def of(cls, job_id: UUID) -> Self:
         """The paths below a job."""
         own = f"/v1/jobs/{job_id}"
-        parts = ("events", "logs", "explain", "attempts", "checkpoints", "webhook_deliveries")
+        parts = ("events", "logs", "explain", "attempts", "checkpoints", "metrics", "webhook_deliveries")
         return cls(self=own, **{part: f"{own}/{part}" for part in parts})
 
 
@@ -195,10 +196,14 @@ class DraftOut(Out):
     kind: str
     spec: dict[str, Any] = Field(description="as it would be stored, without its lines")
     plan: Plan
-    planned_gpu_s: float
-    cost: float = Field(description="planned GPU-seconds at the class's price")
+    planned_gpu_s: float | None = Field(description="null: known when the job before it has made its model")
+    cost: float | None = Field(description="planned GPU-seconds at the class's price")
     total: int | None
     unit: str
+    advice: dict[str, Any] | None = Field(
+        description="of a tuning: memory of a device by part, the setting that would be chosen, seconds and cost"
+    )
+    on_success: list["DraftOut"] = Field(description="the same of the jobs that wait for it")
 
     @classmethod
     def of(cls, draft: Draft) -> Self:
@@ -208,10 +213,12 @@ class DraftOut(Out):
             kind=draft.request.kind,
             spec=draft.prepared.spec,
             plan=plan,
-            planned_gpu_s=planned_s,
-            cost=planned_s / 3600 * plan.price_per_gpu_hour,
+            planned_gpu_s=None if draft.late else planned_s,
+            cost=None if draft.late else planned_s / 3600 * plan.price_per_gpu_hour,
             total=draft.prepared.total,
             unit=draft.prepared.unit,
+            advice=draft.advice.told if draft.advice else None,
+            on_success=[DraftOut.of(later) for later in draft.followers],
         )
 
 

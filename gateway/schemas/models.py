@@ -79,6 +79,9 @@ class ModelDetail(ModelOut):
 
     serving: dict[str, Any] = Field(description="options that were chosen; the rest is the worker's default")
     source: dict[str, Any]
+    loading_error: dict[str, Any] | None = Field(
+        description="of an adapter: why an engine of its base does not load it; it is tried again"
+    )
     memory: list[MemoryOut]
     gpu_classes: list[FitOut] = Field(description="classes that hold it with a KV cache, cheapest first")
 
@@ -90,6 +93,7 @@ class ModelDetail(ModelOut):
             **_fields(known, owned_by=owned_by, id=id),
             serving=(known.base or known.row).serving,
             source=known.row.source,
+            loading_error=None if known.replicas.error is None else dict(known.replicas.error),
             memory=[MemoryOut.model_validate(each, from_attributes=True) for each in memory(figures)],
             gpu_classes=[FitOut.model_validate(each, from_attributes=True) for each in fits(figures)],
         )

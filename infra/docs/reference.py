@@ -35,8 +35,8 @@ from workers.runtime.post_mortem import CAUSES
 E = TypeVar("E", ModelyardError, EngineError)
 PAGE = Path(__file__).with_name("reference.md")
 ROOT = PAGE.parents[2]
-#: taken by every command that calls the gateway, and explained once
-COMMON = ("--json", "--url", "--api-key", "--data")
+#: taken by every command that calls the gateway, and explained once: parameter → option
+COMMON = {"as_json": "--json", "url": "--url", "api_key": "--api-key", "data": "--data"}
 
 
 def page() -> str:
@@ -268,7 +268,7 @@ def calls(command: Any) -> bool:
 
 def is_common(given: Any) -> bool:
     """Whether an option belongs to every command that calls the gateway."""
-    return not set(COMMON).isdisjoint(given.opts)
+    return COMMON.get(given.name) in given.opts
 
 
 def caller_options() -> str:

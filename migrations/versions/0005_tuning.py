@@ -20,7 +20,6 @@ def upgrade() -> None:
         sa.Column("tenant_id", sa.Uuid(), nullable=False),
         sa.Column("model_id", sa.Uuid(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("openai", _json(), nullable=True),
         sa.Column("relief", _json(), server_default=EMPTY, nullable=False),
         sa.Column("figures", _json(), nullable=True),
         sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
@@ -58,6 +57,10 @@ def upgrade() -> None:
     op.add_column("checkpoints", sa.Column("metrics", _json(), server_default=EMPTY, nullable=False))
     op.add_column("checkpoints", sa.Column("best", sa.Boolean(), server_default=sa.text("false"), nullable=False))
     op.add_column("checkpoints", sa.Column("model_id", sa.Uuid(), nullable=True))
+    op.create_index(
+        "ix_checkpoints_model", "checkpoints", ["model_id"], postgresql_where=sa.text("model_id IS NOT NULL")
+    )
+    op.add_column("demands", sa.Column("ahead", sa.Boolean(), server_default=sa.text("false"), nullable=False))
     op.create_foreign_key(op.f("fk_checkpoints_model_id"), "checkpoints", "models", ["model_id"], ["id"])
 
 
@@ -70,6 +73,8 @@ def _references(table: str, target: str, *columns: str) -> list[sa.ForeignKeyCon
 
 
 def downgrade() -> None:
+    op.drop_column("demands", "ahead")
+    op.drop_index("ix_checkpoints_model", "checkpoints")
     op.drop_constraint(op.f("fk_checkpoints_model_id"), "checkpoints", type_="foreignkey")
     for column in ("metrics", "best", "model_id"):
         op.drop_column("checkpoints", column)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from services.batches import repository
 from services.batches.service import KIND
 from services.jobs import views
+from services.jobs.types import Wanted
 from services.jobs.views import View
 from shared.contracts.batches import BatchStatus
 from shared.contracts.jobs import State
@@ -68,7 +69,8 @@ def one(session: Session, tenant_id: UUID, job_id: UUID) -> BatchView:
 
 def page(session: Session, tenant_id: UUID, *, limit: int, after: UUID | None = None) -> list[BatchView]:
     """Batches, newest first, up to `limit` behind `after`, an id that `service.job_of` has found."""
-    return _shown(session, tenant_id, views.page(session, tenant_id, limit=limit, after=after, kinds=[KIND]))
+    rows = views.page(session, tenant_id, limit=limit, after=after, wanted=Wanted(kinds=[KIND]))
+    return _shown(session, tenant_id, rows)
 
 
 def _shown(session: Session, tenant_id: UUID, found: Sequence[View]) -> list[BatchView]:

@@ -46,7 +46,8 @@ SELECT
       SELECT job_id FROM inference_jobs WHERE input_file_id = f.id
       UNION ALL SELECT job_id FROM batch_jobs WHERE input_file_id = f.id
       UNION ALL SELECT job_id FROM document_set_files WHERE file_id = f.id
-      UNION ALL SELECT job_id FROM compression_files WHERE file_id = f.id))) AS awaited
+      UNION ALL SELECT job_id FROM compression_files WHERE file_id = f.id
+      UNION ALL SELECT job_id FROM tuning_files WHERE file_id = f.id))) AS awaited
 """)
 
 

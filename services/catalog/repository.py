@@ -15,7 +15,8 @@ from shared.db.models import Model, ModelAlias
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 _REPLICAS = text("""
-SELECT e.model_digest, e.adapters, w.gpu_class FROM engines e JOIN workers w ON w.id = e.worker_id
+SELECT e.model_digest, e.adapters, e.stats -> 'adapter_errors' AS errors, w.gpu_class
+FROM engines e JOIN workers w ON w.id = e.worker_id
 WHERE e.model_digest = ANY(CAST(:digests AS text[])) AND e.state IN ('ready', 'busy') AND e.stopped_at IS NULL
   AND w.stopped_at IS NULL AND w.last_seen_at > clock_timestamp() - make_interval(secs => 30)
 ORDER BY w.gpu_class
@@ -27,13 +28,22 @@ SELECT 'jobs' AS what, count(*) AS number FROM inference_jobs i JOIN jobs j ON j
 UNION ALL SELECT 'calibrations, quantizations and evaluations', count(*) FROM compression_jobs c
   JOIN jobs j ON j.id = c.job_id WHERE (c.model_id = ANY(:ids) OR c.baseline_id = ANY(:ids))
     AND j.tenant_id = :tenant_id AND j.state IN ('queued', 'running')
+UNION ALL SELECT 'tunings and merges', count(*) FROM tuning_jobs t JOIN jobs j ON j.id = t.job_id
+  WHERE t.model_id = ANY(:ids) AND j.tenant_id = :tenant_id AND j.state IN ('queued', 'running')
 UNION ALL SELECT 'imports', count(*) FROM jobs j JOIN models m ON m.id = ANY(:ids)
   WHERE j.tenant_id = :tenant_id AND j.kind = 'import_model' AND j.state IN ('queued', 'running')
     AND j.spec ->> 'base_model' = m.name || '@' || m.version
 UNION ALL SELECT 'aliases', count(*) FROM model_aliases WHERE model_id = ANY(:ids)
 UNION ALL SELECT 'adapters', count(*) FROM models WHERE base_id = ANY(:ids) AND deleted_at IS NULL
 UNION ALL SELECT 'waiting calls', count(*) FROM demands
-  WHERE model_id = ANY(:ids) AND wanted_at > clock_timestamp() - make_interval(secs => :demand_s)
+  WHERE model_id = ANY(:ids) AND NOT ahead AND wanted_at > clock_timestamp() - make_interval(secs => :demand_s)
+""")
+
+
+# workers look which adapters the engines of this base should have
+_ANNOUNCE = text("""
+SELECT pg_notify('adapters', digest) FROM (
+  SELECT DISTINCT b.digest FROM models m JOIN models b ON b.id = m.base_id WHERE m.id = ANY(:ids)) bases
 """)
 
 
@@ -43,6 +53,7 @@ class Replicas:
 
     count: int = 0
     gpu_classes: tuple[str, ...] = ()
+    error: Mapping[str, Any] | None = None  #: why an engine of its base could not load it, of an adapter
 
 
 def named(session: Session, tenant_id: UUID, name: str) -> Model | None:
@@ -117,6 +128,7 @@ def add(session: Session, model: Model) -> Model:
     session.add(model)
     session.flush()
     session.refresh(model)
+    _announce(session, [model.id])
     return model
 
 
@@ -141,6 +153,7 @@ def uses(session: Session, tenant_id: UUID, ids: Sequence[UUID], *, demand_s: fl
 def mark_deleted(session: Session, ids: Sequence[UUID]) -> None:
     """Hide versions for ever."""
     session.execute(update(Model).where(Model.id.in_(ids)).values(deleted_at=func.clock_timestamp()))
+    _announce(session, ids)
 
 
 def point(session: Session, tenant_id: UUID, name: str, model_id: UUID) -> ModelAlias:
@@ -178,11 +191,16 @@ def replicas(session: Session, served: Collection[tuple[str, str | None]]) -> di
     rows: Sequence[Any] = session.execute(_REPLICAS, {"digests": sorted({digest for digest, _ in served})}).all()
     found = {}
     for digest, adapter in set(served):
-        classes = [
-            row.gpu_class for row in rows if row.model_digest == digest and (adapter is None or adapter in row.adapters)
-        ]
-        found[digest, adapter] = Replicas(len(classes), tuple(dict.fromkeys(classes)))
+        engines = [row for row in rows if row.model_digest == digest]
+        classes = [row.gpu_class for row in engines if adapter is None or adapter in row.adapters]
+        errors = [row.errors[adapter] for row in engines if adapter in (row.errors or {})]
+        found[digest, adapter] = Replicas(len(classes), tuple(dict.fromkeys(classes)), next(iter(errors), None))
     return found
+
+
+def _announce(session: Session, ids: Sequence[UUID]) -> None:
+    """Say which bases have other adapters when this transaction is committed."""
+    session.execute(_ANNOUNCE, {"ids": list(ids)})
 
 
 def _living(tenant_id: UUID) -> Select[Model]:

@@ -8,6 +8,9 @@ from shared.errors import Conflict, FieldError, InvalidField, Unprocessable, Val
 from shared.settings import settings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._:-]{0,95})?")
+#: what tuning calls its results, and what is called after them: the base's, the tenant's and the caller's words in one
+TUNED = re.compile(r"ft:[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9][A-Za-z0-9._:-]*)?")
+TUNED_CHARACTERS = 240  #: of such a name, so that `name@version` is no longer than a spec's names may be
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RESERVED = ("/versions", "/compare")  #: a name with this end would hide a route,
 COMPARED = "compare/"  #: and one with this beginning would be read as a part of one: `a/compare/compare/b`
@@ -33,7 +36,8 @@ def check_name(name: str, *, param: str = "name") -> str:
     Raises:
         InvalidField: it may not; `param` names the field.
     """
-    if NAME.fullmatch(name) is None or ID.fullmatch(name) or name.endswith(RESERVED) or name.startswith(COMPARED):
+    spelled = NAME.fullmatch(name) or (TUNED.fullmatch(name) and len(name) <= TUNED_CHARACTERS)
+    if not spelled or ID.fullmatch(name) or name.endswith(RESERVED) or name.startswith(COMPARED):
         raise InvalidField(
             "A model's name is made of letters, digits and ._:-, with at most one slash; it is no id.", param=param
         )

@@ -12,14 +12,14 @@ from sqlalchemy.orm import Session
 from services.catalog import repository
 from services.catalog.register import Wish, register, register_folder
 from services.catalog.repository import Replicas
-from services.catalog.rules import ID, ModelInUse, bad_option, checked_serving
+from services.catalog.rules import ID, ModelInUse, NameTaken, bad_option, check_name, checked_serving
 from shared.contracts.serving import Serving
 from shared.db.models import Model
-from shared.errors import UnknownModel
+from shared.errors import InvalidField, UnknownModel
 
 __all__ = [
-    "Shown", "Wish", "base_of", "by_id", "delete", "get", "page", "register", "register_folder", "serve", "shown",
-    "versions",
+    "Shown", "Wish", "base_of", "by_id", "check_names", "delete", "delete_unused", "get", "page", "register",
+    "register_folder", "serve", "shown", "versions",
 ]  # fmt: skip
 
 PAGE = 1000
@@ -119,6 +119,24 @@ def serve(session: Session, model: Model, changes: dict[str, Any], *, kv_heads: 
     session.flush()
 
 
+def check_names(session: Session, tenant_id: UUID, name: str, alias: str | None) -> None:
+    """Judge the names of a job's result while somebody waits; they are judged again when it is registered.
+
+    Raises:
+        InvalidField: one is no name, or both are the same.
+        NameTaken: an alias has the name, or a model the alias.
+    """
+    check_name(name)
+    if repository.is_alias(session, tenant_id, name):
+        raise NameTaken(f"An alias is called {name!r}.", param="name")
+    if alias is None:
+        return
+    if check_name(alias, param="alias") == name:
+        raise InvalidField("An alias is another name than the model's.", param="alias")
+    if repository.is_model(session, tenant_id, alias):
+        raise NameTaken(f"A model is called {alias!r}.", param="alias")
+
+
 def delete(session: Session, tenant_id: UUID, name: str) -> None:
     """Delete a model with all its versions, or the one version that `name@version` or an id stands for.
 
@@ -136,6 +154,13 @@ def delete(session: Session, tenant_id: UUID, name: str) -> None:
         told = ", ".join(f"{what} ({count})" for what, count in used.items())
         raise ModelInUse(f"{name} is in use by {told}.", param="model")
     repository.mark_deleted(session, ids)
+
+
+def delete_unused(session: Session, tenant_id: UUID, ids: Sequence[UUID]) -> None:
+    """Delete those of these versions that nothing needs now; the others stay."""
+    for model_id in repository.lock_all(session, ids) if ids else ():
+        if not repository.uses(session, tenant_id, [model_id], demand_s=DEMAND_S):
+            repository.mark_deleted(session, [model_id])
 
 
 def _find(session: Session, tenant_id: UUID, name: str) -> Model | None:

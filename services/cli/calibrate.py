@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from services.cli import compression_options as options
-from services.cli import compression_run
 from services.cli.calling import command
 from services.cli.client import Client
 from services.cli.compression_options import (
@@ -18,9 +17,11 @@ from services.cli.compression_options import (
     Share,
     Strategies,
 )
-from services.cli.compression_run import Order
-from services.cli.job_request import only_given
+from services.cli.compression_view import telling
+from services.cli.job_request import check, only_given
+from services.cli.model_jobs import Order, run
 from services.cli.output import AsJson
+from services.cli.sources import given
 from services.cli.waiting import Timeout
 from shared.contracts.compression import CalibrationSpec, Scheme
 
@@ -63,8 +64,8 @@ def calibrate(  # noqa: PLR0913 - each is an option of the command
     from there. With --json one object at the end: the ids of job and artifact. Exit codes: 0 done, 1 failed,
     7 cancelled, 8 expired, 6 not within --timeout. Ctrl-C leaves the job running.
     """
-    texts = options.given(calibration, "--calibration")
-    like = options.given(reference, "--reference")
+    texts = given(calibration, "--calibration")
+    like = given(reference, "--reference")
     sampling = options.sampling(
         samples=samples, sequence_length=sequence_length, strategy=strategy, reference=like, share=share, seed=seed
     )
@@ -72,6 +73,6 @@ def calibrate(  # noqa: PLR0913 - each is an option of the command
         "model": model, "data": [each.source for each in texts], "sampling": sampling,
         "schemes": [each.value for each in scheme or ()], "group_size": group_size,
     })  # fmt: skip
-    options.check(CalibrationSpec, spec)
+    check(CalibrationSpec, spec)
     order = Order("calibration", spec, [*texts, *like], gpu_class)
-    compression_run.run(client, order, detach=detach, timeout_s=timeout, as_json=as_json)
+    run(client, order, telling(order.kind, as_json=as_json), detach=detach, timeout_s=timeout)

@@ -25,12 +25,16 @@ ApiKey = Annotated[
 WHERE = {"url": (Url, None), "api_key": (ApiKey, None), "data": (Data, DEFAULT_DATA)}
 
 
-def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    app: typer.Typer, name: str | None = None, *, folder: Any = Data
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make `function(client, …)` a command of `app` that takes --url, --api-key and --data besides its own options.
 
     What goes wrong is told on stderr with its fix, with --json also as an object on stdout, and becomes an
-    exit code. A function that has `data` itself is given the folder too.
+    exit code. A function that has `data` itself is given the folder too. `folder` is the option for it where
+    the command needs --data for something else.
     """
+    places = WHERE | {"data": (folder, DEFAULT_DATA)}
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         parameters = list(inspect.signature(function).parameters.values())[1:]
@@ -53,7 +57,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         keyword = inspect.Parameter.KEYWORD_ONLY
         shared = [
             inspect.Parameter(option, keyword, default=default, annotation=annotation)
-            for option, (annotation, default) in WHERE.items()
+            for option, (annotation, default) in places.items()
         ]
         options = [each.replace(kind=keyword) for each in own] + shared
         run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]

@@ -1,20 +1,16 @@
 """Options that `quantize`, `calibrate` and `evaluate` share, and the parts of a spec that become of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from services.cli import compression_sources as sources
-from services.cli.compression_sources import Given
 from services.cli.job_request import only_given, pairs
-from shared.contracts.compression import CalibrationSpec, QuantizationSpec, Strategy
-from shared.contracts.evaluation import EvaluationSpec, Gate
-
-Spec = CalibrationSpec | QuantizationSpec | EvaluationSpec
+from services.cli.sources import Given, given
+from shared.contracts.compression import Strategy
+from shared.contracts.evaluation import Gate
 
 Samples = Annotated[int | None, typer.Option(help="Calibration samples; 128 by default.")]
 SequenceLength = Annotated[
@@ -95,11 +91,6 @@ def _named(kind: str, files: Sequence[Given]) -> list[dict[str, str]]:
     return [{"name": name, "file_id": each.file["file_id"]} for name, each in zip(names, files, strict=True)]
 
 
-def given(names: list[str] | None, option: str) -> list[Given]:
-    """What an option named, in its order. Raises typer.BadParameter: a file is not there."""
-    return [sources.parse(name, option) for name in names or ()]
-
-
 def sampling(
     *,
     samples: int | None,
@@ -131,15 +122,3 @@ def gate(limits: Sequence[str] | None) -> dict[str, float] | None:
         if not math.isfinite(found[name]):
             raise typer.BadParameter(f"{name}={text} is not a number; 0.02 is 2%", param_hint="--gate")
     return found or None
-
-
-def check(contract: type[Spec], spec: Mapping[str, Any]) -> None:
-    """Look through a spec before anything is uploaded. Raises typer.BadParameter with the first field that is wrong."""
-    try:
-        contract.model_validate(spec)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise typer.BadParameter(
-            f"{f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from error

@@ -6,6 +6,7 @@ from typing import Any
 from services.cli.amounts import count, size
 from services.cli.client import Client
 from services.cli.job_view import LONGEST, clip, show_fields
+from services.cli.model_jobs import Telling
 from services.cli.output import say, table
 from shared.contracts.compression import Scheme
 
@@ -25,6 +26,12 @@ KINDS = {
 }
 BESIDE = ("ppl_increase",)  # is the change of the perplexity, which has a column
 Row = tuple[str, str, str, str]
+RESULT = ("job", "model", "artifact", "evaluation")  #: what is printed with --json, in this order
+
+
+def telling(kind: str, *, as_json: bool) -> Telling:
+    """How a job of that kind is told of."""
+    return Telling(RESULT, lambda client, found: show(client, kind, found), as_json)
 
 
 def show(client: Client, kind: str, found: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`modelyard demo`: a yard, a job, its verified webhook, a batch, documents, a quantization; everything gone again."""
+"""`modelyard demo`: a yard, a job, its verified webhook, a batch, documents, models made of a model; all gone again."""
 
 import json
 import shutil
@@ -19,6 +19,7 @@ from services.cli.demo_compression import run_compression
 from services.cli.demo_documents import run_documents
 from services.cli.demo_steps import MODEL, Demo, DemoFailed
 from services.cli.demo_text import Question, questions
+from services.cli.demo_tuning import run_tuning
 from services.cli.job_view import clip, show_job, show_results
 from services.cli.output import ExitCode, note, say
 from services.cli.receiver import Received, Receiver, signature_of
@@ -48,7 +49,7 @@ def demo(
     ] = None,
     report: Annotated[Path, typer.Option(dir_okay=False, help="Where the report goes.")] = Path("demo-report.json"),
 ) -> None:
-    """Bring a yard up; run a job, a batch, a document set and a quantization; show the webhook; take all down."""
+    """Bring a yard up; run a job, a batch, documents, a quantization, a tuning; show the webhook; take all down."""
     for number in ENDS:
         signal.signal(number, _interrupt)
     folder = data or Path(tempfile.mkdtemp(prefix="modelyard-demo-"))
@@ -121,6 +122,8 @@ def _tell(place: Layout, told: Demo) -> None:
             run_documents(client, told)
         with told.step("compress", f"Calibrate {MODEL}, make a smaller version of it, and ask that one"):
             run_compression(client, told)
+        with told.step("tune", f"Teach {MODEL} a form of answering that it does not know, and ask it at once"):
+            run_tuning(client, told)
 
 
 def _submit(client: Client, asked: list[Question], *, webhook: dict[str, str]) -> dict[str, Any]:
@@ -191,6 +194,7 @@ def _say_next(report: Path, told: Demo) -> None:
         ("modelyard jobs submit -m yard-tiny --chat -p 'What does os.walk do?' --wait", ""),
         ("modelyard batches create FILE.jsonl --out OUT.jsonl", "a file of requests"),
         ("modelyard documents run FOLDER -m MODEL --schema S.json --out results.csv", "a folder of documents"),
+        ("modelyard tune MODEL --data CHATS.jsonl", "an adapter of your own, served when it is done"),
         ("modelyard quantize MODEL --scheme w4a16 --calibration TEXTS.jsonl", "a smaller model, measured and served"),
         ("modelyard jobs list, get, logs, events, explain, cancel, retry", "--help says more"),
         ("infra/docs/jobs.md", "the life of a job"),

@@ -5,10 +5,10 @@ from typing import Any
 
 from services.cli import waiting
 from services.cli.client import Client
-from services.cli.compression_run import Order, submit, wait
 from services.cli.compression_view import rows, show_calibration, show_model, show_rows
 from services.cli.demo_steps import MODEL, Demo, DemoFailed
 from services.cli.job_view import clip
+from services.cli.model_jobs import Order, submit, wait
 from services.cli.output import ExitCode, say
 
 FORGE = "llmcompressor"  # of the extra `forge`

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from services.cli import compression_options as options
-from services.cli import compression_run
 from services.cli.calling import command
 from services.cli.client import Client
 from services.cli.compression_options import Answers, Choices, Detach, Gates, GpuClass, NoSpeed, Tasks, TextFiles
-from services.cli.compression_run import Order
-from services.cli.job_request import only_given
+from services.cli.compression_view import telling
+from services.cli.job_request import check, only_given
+from services.cli.model_jobs import Order, run
 from services.cli.output import AsJson
 from services.cli.waiting import Timeout
 from shared.contracts.evaluation import METRICS, EvaluationSpec
@@ -54,6 +54,6 @@ def evaluate(  # noqa: PLR0913 - each is an option of the command
     spec = only_given({
         "model": model, "baseline": baseline, "tasks": tasks.spec(), "speed": not no_speed, "gate": options.gate(gate),
     })  # fmt: skip
-    options.check(EvaluationSpec, spec)
+    check(EvaluationSpec, spec)
     order = Order("evaluation", spec, tasks.files, gpu_class)
-    compression_run.run(client, order, detach=detach, timeout_s=timeout, as_json=as_json)
+    run(client, order, telling(order.kind, as_json=as_json), detach=detach, timeout_s=timeout)

@@ -15,6 +15,8 @@ FIXES = {
     "group_size_does_not_divide": "Give a --group-size that divides the columns of those layers, or --ignore them.",
     "pattern_matches_nothing": "A pattern is a module's name, its end after a dot, or re: and an expression.",
     "invalid_data": 'A line is {"text": …}, {"messages": […]} or {"prompt": …, "completion": …}.',
-    "not_enough_data": "Give more texts, fewer --samples, or a shorter --sequence-length.",
+    "not_enough_data": "Give more data, or leave out less of it; calibrate with fewer --samples or shorter ones.",
+    "too_long": "Give a larger --max-length, or --too-long truncate or drop.",
+    "loss_not_finite": "Give a lower --learning-rate; the last good checkpoint is kept.",
     "not_finished": "Wait with `modelyard jobs wait`, or stop it with `modelyard jobs cancel`.",
 }

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import ValidationError
+
+from shared.contracts.jobs import Contract
 
 STDIN = Path("-")
 JSONL = (".jsonl", ".ndjson")
@@ -39,6 +42,18 @@ def from_options(kind: str, *, spec: Mapping[str, Any], request: Mapping[str, An
 def only_given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options without those that were not given: None, or empty."""
     return {name: value for name, value in options.items() if value is not None and value not in ([], {})}
+
+
+def check(contract: type[Contract], spec: Mapping[str, Any]) -> None:
+    """Look through a spec before anything is uploaded. Raises typer.BadParameter with the first field that is wrong."""
+    try:
+        contract.model_validate(spec)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise typer.BadParameter(
+            f"{f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def lines(prompts: Iterable[str], file: Path | None, *, chat: bool, system: str | None) -> dict[str, Any]:
@@ -83,9 +98,30 @@ def pairs(given: Iterable[str], option: str) -> dict[str, str]:
     return found
 
 
-def fields(given: Iterable[str]) -> dict[str, Any]:
+def fields(given: Iterable[str], option: str = "--set") -> dict[str, Any]:
     """`--set key=value` options as fields of a spec: JSON where the value is JSON, text otherwise."""
-    return {key: _json_or_text(value) for key, value in pairs(given, "--set").items()}
+    return {key: _json_or_text(value) for key, value in pairs(given, option).items()}
+
+
+def nested(given: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """`batching.policy=elastic` as {"batching": {"policy": "elastic"}}; values are JSON where they can be."""
+    found: dict[str, Any] = {}
+    for key, value in fields(given, option).items():
+        *outer, last = key.split(".")
+        place = found
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return found
+
+
+def count_or_auto(given: str | None, option: str) -> int | str | None:
+    """A number, or `auto`. Raises typer.BadParameter."""
+    if given is None or given == "auto":
+        return given
+    if not given.isdecimal():
+        raise typer.BadParameter(f"{given!r} is neither a number nor auto", param_hint=option)
+    return int(given)
 
 
 def moment(given: str | None, option: str, *, now: datetime | None = None) -> str | None:

@@ -14,6 +14,7 @@ from services.cli.client import Client
 from services.cli.following import follow, known_events
 from services.cli.listing import All, Limit, listing
 from services.cli.output import AsJson, emit, note, say
+from services.cli.tuning_view import show_metrics
 from services.cli.waiting import Timeout, headline, until_end, verdict
 from shared.contracts.jobs import State, Tier
 
@@ -212,6 +213,21 @@ def logs(
     for line in lines:
         text = f"{line['created_at']} {line['attempt']} {line['level']} {line['message']}"
         say(_line(line) if as_json else job_view.clip(text, width=job_view.LONGEST))
+
+
+@command(app)
+def metrics(
+    client: Client,
+    job: JobId,
+    *,
+    limit: Limit = 100,
+    all_: All = False,
+    after: Annotated[str | None, typer.Option(help="Go on behind this step.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the figures of a job's steps, from the first on: of a tuning its loss, learning rate, speed."""
+    path = f"/v1/jobs/{job}/metrics"
+    listing(client, path, show_metrics, limit=limit, all_=all_, after=after, as_json=as_json)
 
 
 def _logs(client: Client, job_id: str, *, follow_: bool) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from shared.embedded.errors import NotRunning, YardError
 #: command → (module below services.cli, line of help). The module's `app` is a Typer that has a command of that
 #: name; when it has none, `app` as a whole is the command (`modelyard jobs submit` is `submit` in jobs.py).
 COMMANDS = {
-    "demo": ("demo", "Bring a yard up, run a job, a batch, documents, a quantization, take all down."),
+    "demo": ("demo", "Bring a yard up, run a job, a batch, documents, a quantization, a tuning, take all down."),
     "up": ("yard", "Start a yard on this host: stores, gateway, relay, worker, courier."),
     "down": ("yard", "Stop the yard; returns when every process is gone."),
     "status": ("yard", "Show what runs, and whether it is ready."),
@@ -26,6 +26,8 @@ COMMANDS = {
     "files": ("files", "Upload files, list them, bring them back."),
     "batches": ("batches", "Run files of requests within a window."),
     "documents": ("documents", "Read documents with a model: a folder in, a checked table out."),
+    "tune": ("tune", "Train a model on examples: an adapter, or all of its weights."),
+    "merge": ("merge", "Add an adapter to its base: a whole checkpoint."),
     "quantize": ("quantize", "Make a smaller version of a model, measure it, register it."),
     "calibrate": ("calibrate", "Find out how well a model can be quantized."),
     "evaluate": ("evaluate", "Measure a model, alone or beside another one."),

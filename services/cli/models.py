@@ -14,6 +14,7 @@ from services.cli.amounts import count, size
 from services.cli.calling import command
 from services.cli.client import CallError, Client
 from services.cli.compression_view import show_comparison
+from services.cli.job_request import nested
 from services.cli.output import AsJson, ExitCode, emit, say, table
 
 app = typer.Typer(
@@ -140,7 +141,7 @@ def serve(client: Client, model: ModelName, *, option: Options = None, as_json: 
     """Change how a model is served; `null` is the worker's default. Engines that run keep their options."""
     if not option:
         raise typer.BadParameter("give at least one --set KEY=VALUE")
-    _show(client.patch(_path(model), {"serving": _options(option)}), as_json=as_json)
+    _show(client.patch(_path(model), {"serving": nested(option)}), as_json=as_json)
 
 
 @command(app)
@@ -183,7 +184,7 @@ def _import(client: Client, wish: dict[str, Any], *, wait: bool, as_json: bool) 
 
 
 def _wish(name: str, base_model: str | None, alias: str | None, option: list[str] | None) -> dict[str, Any]:
-    given = {"name": name, "base_model": base_model, "alias": alias, "serving": _options(option) if option else None}
+    given = {"name": name, "base_model": base_model, "alias": alias, "serving": nested(option) if option else None}
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -205,28 +206,6 @@ def _source(text: str) -> dict[str, str]:
     if text.startswith("folder:"):
         return {"type": "folder", "path": text.removeprefix("folder:")}
     raise BadSource(f"{text!r} is no source.")
-
-
-def _options(given: list[str]) -> dict[str, Any]:
-    """`batching.policy=elastic` → {"batching": {"policy": "elastic"}}; values are JSON where they can be."""
-    found: dict[str, Any] = {}
-    for pair in given:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE")
-        *outer, last = key.split(".")
-        place = found
-        for part in outer:
-            place = place.setdefault(part, {})
-        place[last] = _value(text)
-    return found
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _path(model: str) -> str:

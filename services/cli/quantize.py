@@ -6,7 +6,6 @@ from uuid import UUID
 import typer
 
 from services.cli import compression_options as options
-from services.cli import compression_run
 from services.cli.calling import command
 from services.cli.client import Client
 from services.cli.compression_options import (
@@ -25,10 +24,11 @@ from services.cli.compression_options import (
     Tasks,
     TextFiles,
 )
-from services.cli.compression_run import Order
-from services.cli.compression_sources import Given
-from services.cli.job_request import only_given
+from services.cli.compression_view import telling
+from services.cli.job_request import check, only_given
+from services.cli.model_jobs import Order, run
 from services.cli.output import AsJson
+from services.cli.sources import Given, given
 from services.cli.waiting import Timeout
 from shared.contracts.compression import Method, QuantizationSpec, Scheme
 
@@ -99,7 +99,7 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
     if no_evaluate and (gate or tasks.files):
         raise typer.BadParameter("there is nothing to judge with --no-evaluate", param_hint="--no-evaluate")
     known, data = _calibration(calibration)
-    like = options.given(reference, "--reference")
+    like = given(reference, "--reference")
     sampling = options.sampling(
         samples=samples, sequence_length=sequence_length, strategy=strategy, reference=like, share=share, seed=seed
     )
@@ -111,9 +111,9 @@ def quantize(  # noqa: PLR0913 - each is an option of the command
         "alias": alias,
     })  # fmt: skip
     spec["evaluation"] = None if no_evaluate else evaluation
-    options.check(QuantizationSpec, spec)
+    check(QuantizationSpec, spec)
     order = Order("quantization", spec, [*data, *like, *tasks.files], gpu_class)
-    compression_run.run(client, order, detach=detach, timeout_s=timeout, as_json=as_json)
+    run(client, order, telling(order.kind, as_json=as_json), detach=detach, timeout_s=timeout)
 
 
 def _calibration(names: list[str] | None) -> tuple[str | None, list[Given]]:
@@ -121,7 +121,7 @@ def _calibration(names: list[str] | None) -> tuple[str | None, list[Given]]:
     ids = [name for name in names or () if _is_id(name)]
     if ids and len(names or ()) > 1:
         raise typer.BadParameter("a calibration brings its samples along: give it alone", param_hint="--calibration")
-    return (ids[0], []) if ids else (None, options.given(names, "--calibration"))
+    return (ids[0], []) if ids else (None, given(names, "--calibration"))
 
 
 def _is_id(text: str) -> bool:

@@ -15,6 +15,7 @@ from shared.settings import inherited
 app = typer.Typer(add_completion=False)
 
 Data = Annotated[Path, typer.Option("--data", envvar="MODELYARD_DATA_DIR", help="Folder of the yard.", file_okay=False)]
+Yard = Annotated[Path, typer.Option("--yard", envvar="MODELYARD_DATA_DIR", help="Folder of the yard.", file_okay=False)]
 DEFAULT_DATA = Path(".yard")
 
 

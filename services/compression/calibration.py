@@ -4,7 +4,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from services.compression import inputs, planning, repository
+from services.compression import inputs, planning, repository, results
 from services.jobs.kinds import Kind, Prepared
 from shared.contracts.compression import CalibrationSpec
 from shared.contracts.jobs import Pool
@@ -24,11 +24,7 @@ def prepare(session: Session, tenant_id: UUID, spec: CalibrationSpec) -> Prepare
         model = inputs.model_of(session, tenant_id, spec.model)
         inputs.check_unquantized(model)
         sampling = inputs.sampled(spec.sampling, model)
-        named = [
-            *inputs.of_sources(spec.data, param="data"),
-            *inputs.of_sources(sampling.reference, param="sampling.reference"),
-        ]
-        files = inputs.texts(session, tenant_id, named)
+        files = inputs.texts(session, tenant_id, _files(spec))
     spec = spec.model_copy(update={"model": inputs.full_name(model), "sampling": sampling})
 
     def extend(session: Session, job_id: UUID) -> None:
@@ -44,10 +40,30 @@ def prepare(session: Session, tenant_id: UUID, spec: CalibrationSpec) -> Prepare
     )
 
 
+def foresee(session: Session, tenant_id: UUID, spec: CalibrationSpec) -> None:
+    """Judge the files of a calibration whose model is not there yet.
+
+    Raises:
+        ValidationFailed: one cannot be used; each names its field.
+    """
+    with inside("spec"):
+        inputs.texts(session, tenant_id, _files(spec))
+
+
+def _files(spec: CalibrationSpec) -> list[tuple[str, str]]:
+    return [
+        *inputs.of_sources(spec.data, param="data"),
+        *inputs.of_sources(spec.sampling.reference, param="sampling.reference"),
+    ]
+
+
 KIND = Kind(
     name="calibration",
     spec=CalibrationSpec,
     pool=lambda _spec: Pool.FORGE,
     prepare=prepare,
     operation="workers.operations.calibration",
+    result=results.judged,
+    adapters=False,
+    foresee=foresee,
 )

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from services.compression import inputs, planning, repository
+from services.compression import inputs, planning, repository, results
 from services.jobs.kinds import Kind, Prepared
 from shared.contracts.evaluation import EvaluationSpec
 from shared.contracts.jobs import Pool
@@ -49,10 +49,24 @@ def prepare(session: Session, tenant_id: UUID, spec: EvaluationSpec) -> Prepared
     )
 
 
+def foresee(session: Session, tenant_id: UUID, spec: EvaluationSpec) -> None:
+    """Judge the files of an evaluation whose models are not all there yet.
+
+    Raises:
+        ValidationFailed: one cannot be used; each names its field.
+    """
+    with inside("spec"):
+        inputs.texts(session, tenant_id, inputs.of_tasks(spec.tasks, param="tasks"))
+
+
 KIND = Kind(
     name="evaluation",
     spec=EvaluationSpec,
     pool=lambda _spec: Pool.FORGE,
     prepare=prepare,
     operation="workers.operations.evaluation",
+    result=results.judged,
+    models=("model", "baseline"),
+    adapters=False,
+    foresee=foresee,
 )

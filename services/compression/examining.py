@@ -14,6 +14,7 @@ from services.compression.quantization import calibration_of, recommended
 from services.documents.patterns import BadPattern
 from shared.contracts.compression import SCHEMES, QuantizationSpec, Scheme
 from shared.contracts.jobs import JobRequest
+from shared.contracts.tuning import RESULT
 from shared.db.session import Database
 from shared.errors import FieldError, ValidationFailed, inside
 from shared.storage import Store
@@ -31,7 +32,8 @@ def concerns(request: JobRequest) -> bool:
 def examine(request: JobRequest, *, database: Database, store: Store, tenant_id: UUID) -> None:
     """Look whether patterns of a quantization mean a layer, and groups divide the layers' columns.
 
-    Call it with no transaction open. Where a checkpoint's names do not tell its modules, the forge looks alone.
+    Call it with no transaction open. Where a checkpoint's names do not tell its modules, the forge looks alone. A
+    model that an earlier job has yet to make is looked at when it is there, see workers/tasks/late.py.
 
     Raises:
         ValidationFailed: a pattern means nothing or is none, or a group size does not divide; each names its field.
@@ -51,6 +53,8 @@ def _examine(request: JobRequest, *, database: Database, store: Store, tenant_id
         spec = QuantizationSpec.model_validate_json(orjson.dumps(request.spec))
     except ValidationError:
         return  # submitting says what is wrong with it
+    if spec.model == RESULT:
+        return
     given = spec.ignore if "ignore" in spec.model_fields_set else []
     with database.transaction() as session:
         model = inputs.model_of(session, tenant_id, spec.model)

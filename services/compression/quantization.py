@@ -5,10 +5,10 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from services.catalog import repository as catalog
+from services.catalog import service as catalog
 from services.catalog.figures import kv_heads, text_config
-from services.catalog.rules import NameTaken, bad_option, check_name, checked_serving
-from services.compression import inputs, planning, repository
+from services.catalog.rules import bad_option, checked_serving
+from services.compression import inputs, planning, repository, results
 from services.jobs.kinds import Kind, Prepared
 from shared.contracts.compression import (
     SCHEMES,
@@ -21,7 +21,7 @@ from shared.contracts.compression import (
 )
 from shared.contracts.jobs import Pool
 from shared.db.models import Calibration, CompressionJob, Model
-from shared.errors import InvalidField, Unprocessable, inside
+from shared.errors import Unprocessable, inside
 from shared.ids import parse
 
 SMOOTHING = 0.5  #: SmoothQuant's own choice for most models (arXiv 2211.10438)
@@ -70,6 +70,29 @@ def prepare(session: Session, tenant_id: UUID, spec: QuantizationSpec) -> Prepar
     )
 
 
+def made(session: Session, tenant_id: UUID, job_id: UUID) -> UUID | None:
+    """The version that a job has registered; None of one that has not, or was not good enough."""
+    row = repository.job(session, tenant_id, job_id)
+    return row.result_model_id if row else None
+
+
+def foresee(session: Session, tenant_id: UUID, spec: QuantizationSpec) -> None:
+    """Judge the names and the files of a quantization whose model is not there yet.
+
+    Raises:
+        Unprocessable: it names a calibration, which is of a model that is there.
+        InvalidField, NameTaken: as `check_names`.
+        ValidationFailed: a file cannot be used; each names its field.
+    """
+    with inside("spec"):
+        if spec.calibration is not None:
+            message = "A calibration is of a model that is there: give sampling, or data, instead."
+            raise Unprocessable(message, param="calibration")
+        if spec.name is not None:
+            check_names(session, tenant_id, spec)
+        inputs.texts(session, tenant_id, _files(spec))
+
+
 def calibration_of(session: Session, tenant_id: UUID, spec: QuantizationSpec, model: Model) -> Calibration | None:
     """The calibration that a spec names by its id or its artifact's; None where it names none.
 
@@ -116,19 +139,10 @@ def check_names(session: Session, tenant_id: UUID, spec: QuantizationSpec) -> No
     """Judge the names of the result while somebody waits; they are judged again when it is registered.
 
     Raises:
-        InvalidField: one is no name, or both are the same.
-        NameTaken: an alias has the name, or a model the alias.
+        InvalidField, NameTaken: as `services.catalog.service.check_names`.
     """
     assert spec.name is not None
-    check_name(spec.name)
-    if catalog.is_alias(session, tenant_id, spec.name):
-        raise NameTaken(f"An alias is called {spec.name!r}.", param="name")
-    if spec.alias is None:
-        return
-    if check_name(spec.alias, param="alias") == spec.name:
-        raise InvalidField("An alias is another name than the model's.", param="alias")
-    if catalog.is_model(session, tenant_id, spec.alias):
-        raise NameTaken(f"A model is called {spec.alias!r}.", param="alias")
+    catalog.check_names(session, tenant_id, spec.name, spec.alias)
 
 
 def _check_devices(spec: QuantizationSpec) -> None:
@@ -202,4 +216,8 @@ KIND = Kind(
     pool=lambda _spec: Pool.FORGE,
     prepare=prepare,
     operation="workers.operations.quantization",
+    result=results.made,
+    made=made,
+    adapters=False,
+    foresee=foresee,
 )

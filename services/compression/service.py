@@ -10,21 +10,11 @@ from services.catalog import repository as catalog_rows
 from services.catalog import service as catalog
 from services.compression import repository
 from services.compression.repository import Page
-from services.jobs import service as jobs
-from shared.contracts.jobs import State
-from shared.db.models import Calibration, Evaluation, Model
+from shared.db.models import Calibration, Evaluation
 from shared.errors import InvalidCursor, NotFound
 from shared.ids import parse
 
-QUANTIZATION = "quantization"  #: the kind that makes a model
-
 Find = Callable[[Session, UUID, UUID], Calibration | Evaluation | None]
-
-
-class NoResult(NotFound):
-    """The job has no result: it has not ended yet, or its kind has its results elsewhere."""
-
-    code = "no_result"
 
 
 @dataclass(frozen=True)
@@ -35,35 +25,6 @@ class Wanted:
     after: str | None = None
     model: str | None = None
     job_id: UUID | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a job of one of the three kinds has left; what it was not to make, or failed to make, is None."""
-
-    job_id: UUID
-    model: Model | None  #: that a quantization registered, or the one that was calibrated or judged
-    artifact_id: UUID | None
-    evaluation_id: UUID | None
-    calibration_id: UUID | None  #: that was made, found or used
-
-
-def result(session: Session, tenant_id: UUID, job_id: UUID) -> Result:
-    """What came of a job.
-
-    Raises:
-        NotFound: the tenant has no such job.
-        NoResult: it has not ended, or is of another kind.
-    """
-    job = jobs.get(session, tenant_id, job_id)
-    row = repository.job(session, tenant_id, job_id)
-    if row is None:
-        raise NoResult(f"A job of kind {job.kind} has no such result.", param="job_id")
-    if not State(job.state).terminal:
-        raise NoResult("The job has not ended yet.", param="job_id")
-    about = row.result_model_id if job.kind == QUANTIZATION else row.model_id
-    model = about and catalog_rows.get(session, tenant_id, about)
-    return Result(job_id, model or None, row.artifact_id, row.evaluation_id, row.calibration_id)
 
 
 def calibration(session: Session, tenant_id: UUID, id: str) -> Calibration:

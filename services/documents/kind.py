@@ -1,6 +1,6 @@
 """The `document_set` kind's row."""
 
-from services.documents.service import prepare, restore
+from services.documents.service import foresee, prepare, restore
 from services.jobs.kinds import Kind
 from shared.contracts.documents import DocumentSetSpec
 from shared.contracts.jobs import Pool
@@ -12,4 +12,5 @@ KIND = Kind(
     prepare=prepare,
     operation="workers.operations.document_set",
     restore=restore,
+    foresee=foresee,
 )

@@ -78,6 +78,19 @@ def prepare(session: Session, tenant_id: UUID, spec: DocumentSetSpec) -> Prepare
     )
 
 
+def foresee(session: Session, tenant_id: UUID, spec: DocumentSetSpec) -> None:
+    """Judge the files, the pack and the template of a set whose model is not there yet.
+
+    Raises:
+        ValidationFailed: the template cannot be used, a file is missing or given twice; each names its field.
+        Unprocessable: there is no such pack, or it has a mistake (`spec.pack`).
+    """
+    _pack(spec)
+    if isinstance(spec.operation, Custom):
+        _check_template(spec.operation.template)
+    _files(session, tenant_id, spec.files)
+
+
 def restore(stored: dict[str, Any], inputs: tuple[dict[str, Any], ...]) -> DocumentSetSpec:
     """The spec of a set that is run again, or of the part of it that a child has read."""
     return DocumentSetSpec.model_validate(stored | {"files": [line["file_id"] for line in inputs]})

@@ -11,6 +11,7 @@ from services.documents import view_repository
 from services.documents.records import Status
 from services.jobs import service as job_service
 from services.jobs import views
+from services.jobs.types import Wanted
 from services.jobs.views import View
 from shared.contracts.documents import DocumentInput, DocumentResult
 from shared.contracts.jobs import JobError, State
@@ -96,7 +97,8 @@ def one(session: Session, tenant_id: UUID, job_id: UUID) -> SetView:
 
 def page(session: Session, tenant_id: UUID, *, limit: int, after: UUID | None = None) -> list[SetView]:
     """Sets, newest first, up to `limit` behind `after`, an id that `job_of` has found."""
-    return _shown(session, tenant_id, views.page(session, tenant_id, limit=limit, after=after, kinds=[KIND]))
+    rows = views.page(session, tenant_id, limit=limit, after=after, wanted=Wanted(kinds=[KIND]))
+    return _shown(session, tenant_id, rows)
 
 
 def records(session: Session, tenant_id: UUID, job_id: UUID, *, after: int = -1, limit: int) -> list[Record]:

@@ -39,10 +39,11 @@ class Purpose(StrEnum):
     CALIBRATION = "calibration"  #: samples to calibrate on
     MODEL = "model"  #: weights, configuration or tokenizer of a model that will be registered
     BATCH_OUTPUT = "batch_output"  #: what a batch wrote; never uploaded
+    FINE_TUNE_RESULTS = "fine-tune-results"  #: metrics of a tuning, step by step; never uploaded
 
 
 #: purposes that a caller may give
-UPLOADED = tuple(purpose for purpose in Purpose if purpose is not Purpose.BATCH_OUTPUT)
+UPLOADED = tuple(purpose for purpose in Purpose if purpose not in (Purpose.BATCH_OUTPUT, Purpose.FINE_TUNE_RESULTS))
 
 
 @dataclass(frozen=True)

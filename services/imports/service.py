@@ -6,15 +6,18 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from services.catalog import repository as rows
 from services.catalog import service as catalog
 from services.catalog.rules import ADAPTER, check_name, check_options
 from services.catalog.safety import check_names, checked
 from services.catalog.tree import BlobTree, FolderTree
 from services.imports import sources
 from services.imports.bucket import Bucket
+from services.jobs import repository as jobs
 from services.jobs.kinds import Prepared
 from services.jobs.plan import Needs
 from shared.contracts.imports import FilesSource, FolderSource, ImportSpec, S3Source
+from shared.contracts.jobs import State
 from shared.db.models import Model
 from shared.db.session import Database
 from shared.errors import InvalidField, Unprocessable, inside
@@ -35,6 +38,16 @@ def prepare(session: Session, tenant_id: UUID, spec: ImportSpec) -> Prepared:
     with inside("spec"):
         stored = _checked(session, tenant_id, spec)
     return Prepared(spec=stored, needs=Needs(), planned_gpu_s=PLANNED_S, unit="bytes")
+
+
+def made(session: Session, tenant_id: UUID, job_id: UUID) -> UUID | None:
+    """The newest version of the name that an import has registered; None where there is none (any more).
+
+    Content that was there already has made no version of its own, so that no row says which job is whose.
+    """
+    job = jobs.get(session, tenant_id, job_id)
+    found = rows.named(session, tenant_id, job.spec["name"]) if job and job.state == State.SUCCEEDED else None
+    return found.id if found else None
 
 
 def _checked(session: Session, tenant_id: UUID, spec: ImportSpec) -> dict[str, Any]:

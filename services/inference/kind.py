@@ -1,6 +1,6 @@
 """The `inference` kind's row."""
 
-from services.inference.service import prepare, restore
+from services.inference.service import foresee, prepare, restore
 from services.jobs.kinds import Kind
 from shared.contracts.inference import InferenceSpec
 from shared.contracts.jobs import Pool
@@ -12,4 +12,5 @@ KIND = Kind(
     prepare=prepare,
     operation="workers.operations.inference",
     restore=restore,
+    foresee=foresee,
 )

@@ -105,6 +105,16 @@ def prepare(session: Session, tenant_id: UUID, spec: InferenceSpec) -> Prepared:
     )
 
 
+def foresee(session: Session, tenant_id: UUID, spec: InferenceSpec) -> None:
+    """Judge the file of a job whose model is not there yet.
+
+    Raises:
+        Unprocessable: `spec.input_file` names no file of the tenant.
+    """
+    if spec.input_file is not None:
+        _file(session, tenant_id, spec.input_file)
+
+
 def restore(stored: dict[str, Any], inputs: tuple[dict[str, Any], ...]) -> InferenceSpec:
     """The spec of a job that is run again: its lines go back to where they came from."""
     if stored.get("input_file") is not None:

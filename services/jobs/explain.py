@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from services.jobs import explain_repository, queue_repository
+from services.jobs import explain_repository, late, queue_repository
 from services.workers import service as workers
 from services.workers.types import Capacity
 from shared.contracts.jobs import Driver, State, Tier
@@ -24,6 +24,7 @@ class Cause(StrEnum):
     EXPANDING = "expanding"  #: the courier has yet to make its child jobs
     HELD = "held"  #: paused; `resume` lets it go on
     BLOCKED = "blocked"  #: an earlier job has to succeed first
+    PLANNING = "planning"  #: the earlier job has made the model that it names; the courier has yet to plan it
     NOT_YET = "not_yet"  #: its `run_after` lies in the future
     RETRY_BACKOFF = "retry_backoff"  #: an attempt failed; the next one is due later
     OVERDUE = "overdue"  #: its deadline has passed; it expires within seconds
@@ -87,7 +88,7 @@ def explain(session: Session, job: Job) -> Explanation:
         free_slots=capacity.free,
         plan=job.plan,
         share=Share(facts.weight, facts.virtual_time, facts.queue_virtual_time),
-        waits_for=job.after_job_id if cause is Cause.BLOCKED else None,
+        waits_for=job.after_job_id if cause in (Cause.BLOCKED, Cause.PLANNING) else None,
         starts_in_s=facts.starts_in_s if cause in (Cause.NOT_YET, Cause.RETRY_BACKOFF) else None,
         children=facts.children,
         children_ended=facts.children_ended,
@@ -112,6 +113,7 @@ def _own_cause(job: Job, facts: Any) -> Cause | None:
     """What keeps a queued job back by itself, whatever the queue looks like."""
     causes = {
         Cause.HELD: job.held_at is not None,
+        Cause.PLANNING: job.blocked and facts.earlier == State.SUCCEEDED,
         Cause.BLOCKED: job.blocked,
         Cause.OVERDUE: facts.overdue,
         Cause.EXPANDING: job.driver == Driver.CHILDREN,
@@ -131,13 +133,15 @@ def _queue_cause(place: int | None, capacity: Capacity) -> Cause:
 
 def _sentence(cause: Cause, job: Job, *, facts: Any, place: int | None) -> str:
     ahead = (place or 1) - 1
+    later = " Then it is planned, with the model that was made." if late.unplanned(job) else ""
     sentences = {
         Cause.FINISHED: f"The job has ended: {job.state}.",
         Cause.RUNNING: f"Attempt {job.attempt} is running.",
         Cause.PARENT_RUNNING: f"{facts.children_ended} of its {facts.children} child jobs have ended.",
         Cause.EXPANDING: "Its input file is about to be split into child jobs.",
         Cause.HELD: "The job is paused: resume it to let it go on.",
-        Cause.BLOCKED: f"Job {job.after_job_id} has to succeed first.",
+        Cause.BLOCKED: f"Job {job.after_job_id} has to succeed first.{later}",
+        Cause.PLANNING: f"Job {job.after_job_id} has succeeded: this one is about to be planned with its model.",
         Cause.OVERDUE: "Its deadline has passed: it expires within seconds.",
         Cause.RETRY_BACKOFF: f"Attempt {job.attempt} failed; the next one is due in {facts.starts_in_s:.0f} s.",
         Cause.NOT_YET: f"It is not due yet: its run_after is {facts.starts_in_s:.0f} s away.",

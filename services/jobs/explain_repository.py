@@ -11,6 +11,7 @@ from services.jobs.queue_repository import DUE
 _FACTS = text("""
 SELECT EXTRACT(EPOCH FROM j.run_after - clock_timestamp())::float8 AS starts_in_s,
   COALESCE(j.deadline_at <= clock_timestamp(), false) AS overdue,
+  (SELECT e.state FROM jobs e WHERE e.id = j.after_job_id) AS earlier,
   t.weight, COALESCE(f.virtual_time, 0) AS virtual_time,
   (SELECT COALESCE(max(s.served_start), 0) FROM fair_shares s
    WHERE s.queue = j.queue AND s.tier = j.tier) AS queue_virtual_time,

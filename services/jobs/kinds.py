@@ -14,8 +14,9 @@ from uuid import UUID
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from services.jobs.plan import Needs
+from services.jobs.plan import Needs, Plan
 from shared.contracts.jobs import Pool
+from shared.db.models import Job
 from shared.errors import InvalidField
 from shared.settings import settings
 
@@ -28,9 +29,19 @@ KINDS = {
     "import_model": "services.imports.kind",
     CALL: "services.calls.kind",
     "inference": "services.inference.kind",
+    "merge": "services.tuning.merging",
     "probe": "services.probe.kind",
     "quantization": "services.compression.quantization",
+    "tuning": "services.tuning.tuning",
 }
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is known beforehand of a run on the devices that were chosen for it."""
+
+    planned_gpu_s: float  #: a better estimate than the one that no class was known for
+    told: dict[str, Any]  #: to the caller, as JSON
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,22 @@ class Prepared:
     child_spec: dict[str, Any] | None = None  #: and with this spec; None: the parent's
     deadline_s: float | None = None  #: seconds from now; an earlier deadline of the request's own stays
     expand: bool = False  #: the courier reads the lines from a file and makes the child jobs
+    advise: Callable[[Plan], Advice] | None = None  #: once it is placed; raises our errors where it cannot run there
     extend: Callable[[Session, UUID], None] | None = None  #: writes the kind's own columns for a job id
     extend_child: Callable[[Session, UUID], None] | None = None  #: the same for a child's; None: as for the parent's
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job has left beside its artifacts; what it was not to make, or failed to make, is None."""
+
+    job_id: UUID
+    model_id: UUID | None = None  #: the version that it registered, or that it was to look at
+    artifact_id: UUID | None = None  #: the one that says most
+    evaluation_id: UUID | None = None
+    calibration_id: UUID | None = None  #: that was made, found or used
+    file_id: UUID | None = None  #: figures of a run, step by step
+    figures: dict[str, Any] | None = None  #: of the whole run, as JSON
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,16 @@ class Kind:
     operation: str  #: module in `workers` with `async def run(...)`; see workers/operations
     restore: Callable[[dict[str, Any], tuple[dict[str, Any], ...]], Any] | None = None
     #: (stored spec, of a child its parent's; inputs of its lines) → spec, for `retry`; None: it is the stored spec
+    made: Callable[[Session, UUID, UUID], UUID | None] | None = None
+    #: (session, tenant_id, job_id) → id of the version that a job has made, None where it has not; None: it makes none
+    result: Callable[[Session, Job], Result | None] | None = None
+    #: what a job has come to so far, for `GET /v1/jobs/{id}/result`; None: no more than its artifacts
+    makes_adapter: Callable[[Any], bool] | None = None  #: spec → whether that is an adapter; None: it never is
+    adapters: bool | None = None  #: whether `$result` is to be an adapter (True) or a whole model (False); None: either
+    models: tuple[str, ...] = ("model",)  #: fields of the spec that name a model: `$result` may stand there, see `late`
+    foresee: Callable[[Session, UUID, Any], None] | None = None
+    #: (session, tenant_id, spec with `$result`): judges what needs no such model, at submit; raises our errors
+    max_lost: int = 0  #: attempts that may be lost in a row without getting further; the setting, where it is more
 
 
 def _rows() -> dict[str, str]:

@@ -1,17 +1,17 @@
 """What the owner of an attempt writes, in SQL. Every statement carries the guard: running, and this attempt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 import orjson
 from sqlalchemy import Row, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
 from sqlalchemy.types import Uuid
 
-from services.jobs.types import Beat, Ending, LineRecord, Lost, Orders
+from services.jobs.types import Beat, Claim, Ending, LineRecord, Lost, Orders
 from shared.contracts.jobs import Driver
 from shared.errors import Fenced
 
@@ -85,9 +85,12 @@ decided AS (
         THEN LEAST(:retry_max, :retry_base * power(2, j.failure_count)) * (0.5 + random() / 2)
       ELSE 0 END AS wait
   FROM input e JOIN jobs j ON j.id = e.job_id
-  -- an attempt that got further than every one before it is not a poisoned job's: it starts the count again
+  -- An attempt that got further than every one before it is not a poisoned job's: it starts the count again. So does
+  -- one that has kept a checkpoint: it began at the newest one, and the next attempt begins where this one was.
   CROSS JOIN LATERAL (
-    SELECT CASE WHEN j.progress_done > j.progress_mark THEN 1 ELSE j.lost_count + 1 END AS n) losses
+    SELECT CASE WHEN j.progress_done > j.progress_mark
+      OR EXISTS (SELECT FROM checkpoints c WHERE c.job_id = j.id AND c.attempt = j.attempt)
+      THEN 1 ELSE j.lost_count + 1 END AS n) losses
   WHERE j.state = 'running' AND j.attempt = e.attempt
   ORDER BY j.id FOR NO KEY UPDATE OF j),
 spent AS (
@@ -140,6 +143,14 @@ rung AS (
   INSERT INTO outbox (queue, available_at) SELECT queue, run_after FROM moved
   WHERE state = 'queued' AND held_at IS NULL)
 SELECT m.*, pg_notify('bells', m.queue) FROM moved m
+""")
+
+# A step's figures may come in two parts (its own, and those of an evaluation), and again from another attempt.
+_METRICS = text("""
+INSERT INTO job_metrics AS m (job_id, step, tenant_id, attempt, values)
+SELECT :job_id, step, :tenant_id, :attempt, values FROM jsonb_to_recordset(:rows) AS r(step bigint, values jsonb)
+ON CONFLICT (job_id, step) DO UPDATE SET values = m.values || excluded.values, attempt = excluded.attempt
+RETURNING step, values
 """)
 
 _LOST = text("""
@@ -219,6 +230,28 @@ def end(session: Session, endings: Sequence[Ending], *, retry_base_s: float, ret
         for e in endings
     ]
     return session.execute(_END, {"endings": _json(rows), "retry_base": retry_base_s, "retry_max": retry_max_s}).all()
+
+
+def put_metrics(
+    session: Session, claim: Claim, figures: Mapping[int, Mapping[str, float]]
+) -> dict[int, dict[str, float]]:
+    """Write figures of steps over those that are there, value by value; what there is of these steps now.
+
+    The caller holds the fence.
+    """
+    rows = [{"step": step, "values": dict(values)} for step, values in figures.items()]
+    ids = {"job_id": claim.job_id, "tenant_id": claim.tenant_id, "attempt": claim.attempt}
+    return {row.step: row.values for row in session.execute(_METRICS, ids | {"rows": _json(rows)})}
+
+
+def widen(session: Session, claim: Claim, *, devices: int) -> None:
+    """Let every further attempt have more devices of the class. The caller holds the fence."""
+    session.execute(
+        text("UPDATE jobs SET devices = :devices, plan = plan || :plan WHERE id = :id").bindparams(
+            bindparam("plan", type_=JSONB)
+        ),
+        {"id": claim.job_id, "devices": devices, "plan": {"devices": devices}},
+    )
 
 
 def lost(session: Session, *, grace_s: float, limit: int) -> list[Lost]:

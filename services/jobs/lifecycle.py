@@ -19,13 +19,14 @@ from uuid import UUID
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
+from services.blobs import service as blobs
 from services.jobs import control_repository as control
 from services.jobs import lease_repository as leases
 from services.jobs import place_repository as placing
 from services.jobs import queue_repository as queue_sql
 from services.jobs import repository
 from services.jobs.lease_repository import fenced
-from services.jobs.types import Beat, Claim, Ended, Ending, LineRecord, Lost, Orders, Outcome, Placed
+from services.jobs.types import Beat, Claim, Ended, Ending, LineRecord, Lost, Orders, Outcome, Placed, Saved
 from services.webhooks import service as webhooks
 from shared.contracts.jobs import Driver, EventType, JobError, State
 from shared.db.models import Checkpoint, Job
@@ -60,8 +61,8 @@ DEADLINE = JobError(code="deadline_exceeded", title="The deadline passed", detai
 
 __all__ = [
     "MOVES", "add_logs", "beat", "cancel", "checkpoint", "claim", "end", "expire_overdue", "fenced", "hold",
-    "place", "progress", "reap", "record_lines", "release_owned", "release_strays", "renew", "resume", "start_parent",
-    "tell",
+    "place", "progress", "reap", "record_lines", "refuse", "release_owned", "release_strays", "renew", "resume",
+    "start_parent", "tell",
 ]  # fmt: skip
 
 
@@ -151,6 +152,11 @@ def cancel(session: Session, tenant_id: UUID, job_id: UUID, *, reason: str) -> N
     _settle(session, control.cancel(session, control.family(session, tenant_id, job_id), reason=reason))
 
 
+def refuse(session: Session, job_id: UUID, *, error: JobError) -> None:
+    """Cancel a queued job that can never be run, and those that wait for it."""
+    _settle(session, control.cancel(session, [job_id], reason=error.code, error=error))
+
+
 def hold(session: Session, tenant_id: UUID, job_id: UUID) -> None:
     """Pause a job and its children: what waits is not claimed, what runs is released at its next step."""
     moved = control.hold(session, control.family(session, tenant_id, job_id))
@@ -169,27 +175,23 @@ def start_parent(session: Session, job_id: UUID, *, owner: UUID) -> bool:
     return bool(moved)
 
 
-def checkpoint(session: Session, claim_: Claim, *, step: int, fingerprint: str, manifest: list[dict[str, Any]]) -> UUID:
+def checkpoint(session: Session, claim_: Claim, saved: Saved) -> UUID:
     """Record a checkpoint whose blobs are stored, and make it the one to resume from.
+
+    One of the same step that this attempt has kept before gives way to it.
 
     Raises:
         Fenced: another attempt owns the job.
     """
     with fenced(session, claim_.job_id, claim_.attempt):
         job = session.get_one(Job, claim_.job_id, populate_existing=True)
-        row = Checkpoint(
-            id=new_id(),
-            job_id=job.id,
-            tenant_id=job.tenant_id,
-            attempt=claim_.attempt,
-            step=step,
-            fingerprint=fingerprint,
-            manifest=manifest,
-        )
+        replaced = repository.drop_checkpoint(session, job.id, attempt=claim_.attempt, step=saved.step)
+        blobs.forget(session, job.tenant_id, replaced)
+        row = Checkpoint(id=new_id(), job_id=job.id, tenant_id=job.tenant_id, attempt=claim_.attempt, **vars(saved))
         session.add(row)
         session.flush()
         job.checkpoint_id = row.id
-        append(session, job, EventType.CHECKPOINT, {"step": step, "checkpoint_id": str(row.id)})
+        append(session, job, EventType.CHECKPOINT, {"step": saved.step, "checkpoint_id": str(row.id)})
         return row.id
 
 
@@ -241,9 +243,10 @@ def _settle(session: Session, moved: Sequence[Row[Any]]) -> None:
     done = [row for row in moved if row.finished_at is not None]
     if not done:
         return
-    freed = control.unblock_after(session, [row.id for row in done if row.state == State.SUCCEEDED])
-    for row in freed:
-        if row.driver == "children":
+    for row in control.unblock_after(session, [row.id for row in done if row.state == State.SUCCEEDED]):
+        if row.late:
+            control.add_task(session, row.tenant_id, row.id, "plan")
+        elif row.driver == Driver.CHILDREN:
             control.add_task(session, row.tenant_id, row.id, "expand")
     _cancel_followers(session, [row.id for row in done if row.state != State.SUCCEEDED])
     parents = {row.parent_id: row.tenant_id for row in done if row.parent_id}

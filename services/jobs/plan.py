@@ -33,6 +33,7 @@ class Needs:
     kv_heads: int = 1  #: tensor parallelism must divide it
     tensor_parallel: int | None = None  #: the degree that the model's owner chose; None = the fewest devices
     cpu: "Needs | None" = None  #: what it asks of class cpu, where engines compute in fp32; None = the same
+    not_cpu: str | None = None  #: why class cpu is none for it; None = it may be
 
     def on(self, each: GpuClass) -> "Needs":
         """What is asked of one class."""
@@ -88,6 +89,8 @@ def choose(session: Session, *, pool: Pool, gpu_class: str, needs: Needs) -> Pla
 
 def fit(each: GpuClass, needs: Needs) -> int | None:
     """The fewest devices of one host that hold `needs`; None when no host of the class does."""
+    if needs.not_cpu and each.name == CPU:
+        return None
     needs = needs.on(each)
     if needs.dtype is not None and needs.dtype not in each.dtypes:
         return None
@@ -128,6 +131,8 @@ def _asks(needs: Needs) -> str:
 
 
 def _offers(each: GpuClass, needs: Needs) -> str:
+    if needs.not_cpu and each.name == CPU:
+        return f"GPU class {CPU} is none for it: {needs.not_cpu}"
     if needs.dtype is not None and needs.dtype not in each.dtypes:
         return f"GPU class {each.name} cannot run {needs.dtype} (it runs {', '.join(each.dtypes)})"
     if not (able := degrees(each, needs)):
@@ -140,6 +145,7 @@ def _offers(each: GpuClass, needs: Needs) -> str:
 
 def _best_offer(table: Iterable[GpuClass], needs: Needs) -> str:
     able = [each for each in table if needs.dtype is None or needs.dtype in each.dtypes]
+    able = [each for each in able if not (needs.not_cpu and each.name == CPU)]
     if not able:
         return f"no configured GPU class can run {needs.dtype}"
     split = [each for each in able if degrees(each, needs)]

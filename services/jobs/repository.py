@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, or_, select, true, update
+from sqlalchemy import Select, delete, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from services.jobs.insert_repository import insert_all
-from services.jobs.types import NewJob
-from shared.db.models import Artifact, Attempt, Checkpoint, Job, JobEvent, JobItem, JobLog
+from services.jobs.types import NewJob, Wanted
+from shared.db.models import Artifact, Attempt, Checkpoint, Job, JobEvent, JobItem, JobLog, JobMetric, Model
+
+ALL = Wanted()
 
 
 def insert(session: Session, new: NewJob) -> Job:
@@ -23,6 +25,14 @@ def get(session: Session, tenant_id: UUID, job_id: UUID, *, lock: bool = False) 
     return session.scalar(query.with_for_update() if lock else query)
 
 
+def retries(session: Session, tenant_id: UUID, job_id: UUID) -> list[UUID]:
+    """A job and the manual retries of its family, newest first."""
+    root = select(func.coalesce(Job.root_id, Job.id)).where(Job.id == job_id, Job.tenant_id == tenant_id)
+    again = (Job.root_id == root.scalar_subquery()) & Job.retry_of.is_not(None)
+    query = select(Job.id).where(Job.tenant_id == tenant_id, (Job.id == job_id) | again)
+    return list(session.scalars(query.order_by(Job.id.desc())))
+
+
 def page(
     session: Session,
     tenant_id: UUID,
@@ -30,16 +40,16 @@ def page(
     limit: int,
     after: UUID | None = None,
     before: UUID | None = None,
-    states: Sequence[str] = (),
-    kinds: Sequence[str] = (),
+    wanted: Wanted = ALL,
     parent_id: UUID | None = None,
 ) -> list[Job]:
     """Newest first, keyset by id; children are listed only under their parent. Up to `limit` rows."""
     query: Select[Job] = select(Job).where(
         Job.tenant_id == tenant_id,
         Job.parent_id == parent_id if parent_id else Job.parent_id.is_(None),
-        Job.state.in_(states) if states else true(),
-        Job.kind.in_(kinds) if kinds else true(),
+        Job.state.in_(wanted.states) if wanted.states else true(),
+        Job.kind.in_(wanted.kinds) if wanted.kinds else true(),
+        Job.after_job_id == wanted.after_job_id if wanted.after_job_id else true(),
         Job.id < after if after else true(),
         Job.id > before if before else true(),
     )
@@ -114,6 +124,25 @@ def checkpoints(session: Session, tenant_id: UUID, job_id: UUID) -> list[Checkpo
             .order_by(Checkpoint.step.desc(), Checkpoint.id.desc())
         )
     )
+
+
+def model_names(session: Session, tenant_id: UUID, ids: Sequence[UUID]) -> dict[UUID, str]:
+    """What versions are called, of those that are not deleted."""
+    living = select(Model.id, Model.name).where(Model.tenant_id == tenant_id, Model.deleted_at.is_(None))
+    return {row.id: row.name for row in session.execute(living.where(Model.id.in_(ids)))} if ids else {}
+
+
+def metrics(session: Session, tenant_id: UUID, job_id: UUID, *, after: int = -1, limit: int) -> list[JobMetric]:
+    """Figures of steps, in their order, from the step behind `after` on."""
+    mine = select(JobMetric).where(JobMetric.tenant_id == tenant_id, JobMetric.job_id == job_id, JobMetric.step > after)
+    return list(session.scalars(mine.order_by(JobMetric.step).limit(limit)))
+
+
+def drop_checkpoint(session: Session, job_id: UUID, *, attempt: int, step: int) -> list[str]:
+    """Delete a checkpoint that an attempt writes anew, if it has one of this step; the digests that it named."""
+    gone = delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.attempt == attempt, Checkpoint.step == step)
+    rows = session.scalars(gone.returning(Checkpoint.manifest))
+    return [entry["sha256"] for manifest in rows for entry in manifest]
 
 
 def mark_corrupt(session: Session, tenant_id: UUID, checkpoint_id: UUID) -> None:

@@ -1,6 +1,6 @@
 """Values of the job lifecycle. Frozen; they never leave the services and workers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -100,6 +100,18 @@ class LineRecord:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A checkpoint whose blobs are stored. `fingerprint` says which attempts may go on from it."""
+
+    step: int
+    fingerprint: str
+    manifest: list[dict[str, Any]]
+    metrics: dict[str, float] = field(default_factory=dict)  #: the newest figures of its step
+    best: bool = False  #: no checkpoint so far was better
+    model_id: UUID | None = None  #: the version that it answers as
+
+
+@dataclass(frozen=True)
 class NewJob:
     """A row to insert: everything that submit decides."""
 
@@ -136,6 +148,15 @@ class NewJob:
     first_line: int = 0  #: number of the first of them; they are numbered on from it,
     numbers: tuple[int, ...] | None = None  #: unless each has a number of its own
     custom_ids: tuple[str | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which jobs to list; what is empty does not matter."""
+
+    states: Sequence[State] = ()
+    kinds: Sequence[str] = ()
+    after_job_id: UUID | None = None  #: those that wait, or waited, for it
 
 
 @dataclass(frozen=True)

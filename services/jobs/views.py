@@ -8,9 +8,11 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from services.jobs import repository, service, view_repository
+from services.jobs.repository import ALL
+from services.jobs.types import Wanted
 from shared.contracts.inference import RESULTS_INLINE, LineResult
 from shared.contracts.jobs import Driver, JobRequest, State
-from shared.db.models import Artifact, Job, JobItem
+from shared.db.models import Artifact, Checkpoint, Job, JobItem
 from shared.errors import InvalidCursor
 
 
@@ -26,6 +28,14 @@ class Family:
     gpu_seconds: float
     cost: float
     updated_at: datetime
+
+
+@dataclass(frozen=True)
+class CheckpointView:
+    """A checkpoint, and what it answers as where it does."""
+
+    row: Checkpoint
+    model: str | None
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,7 @@ def page(
     limit: int,
     after: UUID | None = None,
     before: UUID | None = None,
-    states: Sequence[State] = (),
-    kinds: Sequence[str] = (),
+    wanted: Wanted = ALL,
 ) -> list[View]:
     """Jobs, newest first, without results; children are not listed.
 
@@ -72,8 +81,20 @@ def page(
     for name, cursor in (("after", after), ("before", before)):
         if cursor is not None and repository.get(session, tenant_id, cursor) is None:
             raise InvalidCursor(param=name)
-    jobs = repository.page(session, tenant_id, limit=limit, after=after, before=before, states=states, kinds=kinds)
+    jobs = repository.page(session, tenant_id, limit=limit, after=after, before=before, wanted=wanted)
     return _views(session, tenant_id, jobs)
+
+
+def of_jobs(session: Session, tenant_id: UUID, jobs: Sequence[Job]) -> list[View]:
+    """Jobs that somebody has found, without results, in their order."""
+    return _views(session, tenant_id, jobs)
+
+
+def checkpoints(session: Session, tenant_id: UUID, job_id: UUID) -> list[CheckpointView]:
+    """A job's checkpoints, newest first; corrupt ones included."""
+    rows = repository.checkpoints(session, tenant_id, job_id)
+    names = repository.model_names(session, tenant_id, [row.model_id for row in rows if row.model_id])
+    return [CheckpointView(row, names.get(row.model_id) if row.model_id else None) for row in rows]
 
 
 def recent_twin(session: Session, tenant_id: UUID, request: JobRequest, *, within_s: float) -> View | None:

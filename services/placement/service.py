@@ -3,6 +3,7 @@
 A gateway that holds a caller without an engine `want`s its model every `REFRESH_S`. Workers of the queue hear of it
 (`NOTIFY demands`, payload: the queue), `claim` it, start an engine or load an adapter, and `settle` or `refuse` it.
 Gateways hear of both, and of every engine that comes or goes, through `NOTIFY engines` (payload: the base's digest).
+What nobody waits for yet is in `ahead`.
 Nothing here commits.
 """
 
@@ -74,12 +75,17 @@ def claim(session: Session, worker_id: UUID, *, queue: str, limit: int) -> list[
         claim_s=claim_s,
         live_s=LIVE_S,
     )
-    return [Demand(row.tenant_id, row.model_id, Mode(row.mode), row.queue, row.devices) for row in rows]
+    return [Demand(row.tenant_id, row.model_id, Mode(row.mode), row.queue, row.devices, row.ahead) for row in rows]
 
 
 def refuse(session: Session, demand: Demand, *, error: JobError) -> None:
     """Give a demand back unmet: whoever waits for it is told `error` at once."""
     repository.refuse(session, demand, error=error)
+
+
+def drop(session: Session, demand: Demand) -> None:
+    """Give up a demand of `ahead.foresee`: what is in use here leaves no room. Callers that came since keep it."""
+    repository.drop(session, demand)
 
 
 def settle(session: Session, demand: Demand) -> None:

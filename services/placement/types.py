@@ -41,3 +41,22 @@ class Demand:
     mode: Mode
     queue: str
     devices: int
+    ahead: bool = False  #: nobody waits for it yet: engines in use stay where they are
+
+
+@dataclass(frozen=True)
+class Wish:
+    """An adapter that engines of its base should have loaded before anybody asks for it."""
+
+    tenant_id: UUID
+    model_id: UUID
+    digest: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What engines of one base should hold: the newest first."""
+
+    wishes: tuple[Wish, ...] = ()
+    gone: frozenset[str] = frozenset()  #: digests, of those that were asked about, that no version has any more

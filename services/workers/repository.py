@@ -41,6 +41,11 @@ FROM (SELECT draining, queue,
 WHERE queue = ANY(:queues) GROUP BY queue
 """).bindparams(bindparam("queues", type_=ARRAY(Text)))
 
+_WIDEST = text(f"""
+SELECT COALESCE(max((slots -> substring(:queue FROM '[^.]*$') ->> 'total')::int), 0)
+FROM workers w WHERE :queue = ANY(queues) AND NOT draining AND {LIVE}
+""")
+
 _STOP_SILENT = text("""
 UPDATE workers SET stopped_at = clock_timestamp()
 WHERE stopped_at IS NULL AND last_seen_at < clock_timestamp() - make_interval(secs => :silent_s) RETURNING id
@@ -111,6 +116,11 @@ def capacity(session: Session, queues: Sequence[str], *, live_s: float) -> dict[
     """What the live workers of these queues can take. A queue without any is missing."""
     rows = session.execute(_CAPACITY, {"queues": list(queues), "live_s": live_s}).all()
     return {row.queue: Capacity(row.workers, row.accepting, row.ready, int(row.free)) for row in rows}
+
+
+def widest(session: Session, queue: str, *, live_s: float) -> int:
+    """Slots of the live worker that has most of them for a queue; 0 where there is none."""
+    return int(session.execute(_WIDEST, {"queue": queue, "live_s": live_s}).scalar_one())
 
 
 def control_due(session: Session, *, limit: int) -> int:

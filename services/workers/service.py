@@ -118,6 +118,11 @@ def capacity(session: Session, queues: Sequence[str]) -> dict[str, Capacity]:
     return {queue: found.get(queue, Capacity()) for queue in queues}
 
 
+def widest(session: Session, queue: str) -> int:
+    """The most devices that one job of a queue can have, by the live workers' last heartbeats."""
+    return repository.widest(session, queue, live_s=LIVE_S)
+
+
 def control_due(session: Session, *, limit: int) -> int:
     """What the courier could do now: control tasks and webhook deliveries, each counted up to `limit`."""
     return repository.control_due(session, limit=limit)

@@ -56,6 +56,7 @@ class Figures:
     restarts: int = 0  #: deaths of this model's engines since the worker opened it
     load_s: float | None = None  #: seconds from the start to ready
     gpu_utilisation: float | None = None  #: 0 to 1, the mean of its devices; None on a CPU
+    adapter_errors: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  #: of those that did not load
 
     @property
     def in_flight(self) -> int:

@@ -68,6 +68,7 @@ class EngineConfig(BaseModel):
     tensor_parallel: PositiveInt = 1  #: ranks; on CPU through gloo, on GPUs through NCCL
     sampling: Literal["full", "fast"] = "full"  #: fast: native sampling, CUDA graphs; what it cannot do is 400
     max_adapters: Annotated[int, Field(ge=0, le=MAX_ADAPTERS)] = 8  #: LoRA adapters held beside the model
+    lora_rank: PositiveInt = 64  #: the largest that an adapter may have; foreign servers reserve room for it
     context_length: PositiveInt | None = None  #: tokens of prompt and output together; null: the model's own
     block_size: Annotated[int, Field(ge=4)] | None = None  #: tokens of one KV block; 32 on CPU, 256 on a GPU
     num_blocks: PositiveInt | None = None  #: KV blocks; null: 32k tokens on CPU, what memory is left on a GPU
@@ -113,6 +114,7 @@ class EngineStats(BaseModel):
     ready_at: float | None  #: Unix seconds
     modes: tuple[Mode, ...] = (Mode.GENERATE,)
     adapters: tuple[str, ...] = ()  #: names of the LoRA adapters that are loaded
+    adapters_idle_s: dict[str, float] = {}  #: of those that were asked: seconds since they last answered; 0: they do
     memory_bytes: int = 0  #: resident on the host (CPU) or reserved on its devices (GPU), of all ranks
     lifelines: int  #: lifelines open now
     detached: bool  #: whether it would outlive its last lifeline for a while

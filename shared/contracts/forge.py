@@ -57,6 +57,16 @@ class MetricMessage(Contract):
     values: dict[str, float]
 
 
+class SettingMessage(Contract):
+    """How the work is done, once everything that was left open is decided; said before the first step.
+
+    Its contract belongs to the kind: `shared.contracts.tuning.Setting`.
+    """
+
+    type: Literal["setting"] = "setting"
+    setting: dict[str, Any]
+
+
 class LogMessage(Contract):
     """A line for the job's log."""
 
@@ -102,6 +112,13 @@ class ErrorMessage(Contract):
 
 
 Message = (
-    ProgressMessage | MetricMessage | LogMessage | CheckpointMessage | ArtifactMessage | DoneMessage | ErrorMessage
+    ProgressMessage
+    | MetricMessage
+    | SettingMessage
+    | LogMessage
+    | CheckpointMessage
+    | ArtifactMessage
+    | DoneMessage
+    | ErrorMessage
 )
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])

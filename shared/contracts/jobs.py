@@ -175,7 +175,9 @@ class JobRequest(Contract):
     webhook: WebhookTarget | None = Field(None, description="where events are delivered, signed")
     after_job_id: UUID | None = Field(None, description="wait until that job has succeeded")
     on_success: Annotated[list["JobRequest"], AfterValidator(_followers)] = Field(
-        default_factory=list, max_length=CHAIN_LENGTH, description="jobs that wait for this one; at most 64 in all"
+        default_factory=list,
+        max_length=CHAIN_LENGTH,
+        description="jobs that wait for this one; at most 64 in all. `$result` there: the model that it makes",
     )
     paused: bool = Field(False, description="accept the job but hold it until it is resumed")
 

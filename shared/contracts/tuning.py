@@ -1,14 +1,29 @@
 """Tuning and merging: what a caller asks for, and what was found on the way."""
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from shared.contracts.compression import Pattern
 from shared.contracts.evaluation import Source, check_sources
 from shared.contracts.jobs import Contract, Name, Text
 from shared.contracts.serving import Serving
+from shared.contracts.tuning_figures import DataFacts, Relief, Setting, TuningFigures
+
+__all__ = [
+    "LARGEST_RANK", "RESULT", "Auto", "Checkpoints", "Choice", "DataFacts", "EarlyStopping", "Lora", "LossOn",
+    "MergeSpec", "Method", "Precision", "Preparation", "Relief", "Schedule", "Setting", "Training", "TuningFigures",
+    "TuningSpec",
+]  # fmt: skip
 
 LARGEST_RANK = 256  #: that an engine of ours is started for
 RESULT = "$result"  #: stands for the model that the job before this one makes, in a job of `on_success`
@@ -60,7 +75,22 @@ class LossOn(StrEnum):
     AUTO = "auto"  #: completion where lines have one, assistant of chats, all of plain texts
     ALL = "all"
     COMPLETION = "completion"  #: of lines with prompt and completion; of chats, the last answer
-    ASSISTANT = "assistant"  #: every answer of a chat whose message has no `weight` 0
+    ASSISTANT = "assistant"  #: every answer of a chat whose message has no `weight` 0; of other lines, the completion
+
+
+def check_unweighed(sources: Sequence[Source]) -> None:
+    """Refuse a weight where nothing is mixed.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if any(source.weight != 1 for source in sources):
+        msg = "a weight is for what is trained on"
+        raise ValueError(msg)
+
+
+def _without(told: dict[str, Any], name: str | None) -> dict[str, Any]:
+    return {key: value for key, value in told.items() if key != name}
 
 
 class Lora(Contract):
@@ -131,7 +161,15 @@ class Training(Contract):
         if isinstance(sizes[0], int) and isinstance(sizes[1], int) and sizes[0] % sizes[1]:
             msg = "micro_batch_size does not divide batch_size"
             raise ValueError(msg)
+        if self.compile is True and self.activation_offloading is True:
+            msg = "layers are not compiled where activations are offloaded: leave one of the two to auto"
+            raise ValueError(msg)
         return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without epochs where steps count, so that what is written can be read again."""
+        return _without(told(self), "epochs" if self.steps is not None else None)
 
 
 class Checkpoints(Contract):
@@ -147,7 +185,7 @@ class Preparation(Contract):
 
     deduplicate: bool = Field(True, description="leave out samples that differ in case and white space alone")
     near_duplicates: float | None = Field(
-        None, gt=0, le=1, description="leave out samples whose words are alike by so much (Jaccard, MinHash)"
+        None, ge=0.5, le=1, description="leave out samples whose words are alike by so much (Jaccard, MinHash)"
     )
     min_characters: int = Field(1, ge=1, strict=True)
     max_characters: int | None = Field(None, ge=1, strict=True)
@@ -160,17 +198,27 @@ class Preparation(Contract):
     @model_validator(mode="after")
     def _referred(self) -> "Preparation":
         check_sources(self.reference)
+        check_unweighed(self.reference)
         if "share" in self.model_fields_set and not self.reference:
             msg = "share needs reference texts"
             raise ValueError(msg)
         return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a share of nothing, so that what is written can be read again."""
+        return _without(told(self), None if self.reference else "share")
 
 
 class TuningSpec(Contract):
     """Train a model on examples: an adapter, or all of its weights."""
 
     model: Name = Field(description="the base")
-    data: list[Source] = Field(min_length=1, max_length=64, description="chats, prompts with completions, or texts")
+    data: list[Source] = Field(
+        min_length=1,
+        max_length=64,
+        description="chats, prompts with completions, or texts; a weight is how often each sample is seen in an epoch",
+    )
     validation: list[Source] = Field(default_factory=list, max_length=16)
     validation_share: float | None = Field(
         None, gt=0, le=0.5, description="part of the data that is kept from training, to look at its loss"
@@ -194,6 +242,12 @@ class TuningSpec(Contract):
         check_sources(data)
         return data
 
+    @field_validator("validation")
+    @classmethod
+    def _unweighed(cls, validation: list[Source]) -> list[Source]:
+        check_unweighed(validation)
+        return validation
+
     @field_validator("validation_share")
     @classmethod
     def _either(cls, share: float | None, info: ValidationInfo) -> float | None:
@@ -209,6 +263,12 @@ class TuningSpec(Contract):
             raise ValueError(msg)
         if self.training.early_stopping and not (self.validation or self.validation_share):
             msg = "early_stopping needs validation data or validation_share"
+            raise ValueError(msg)
+        if self.training.evaluate_every and not (self.validation or self.validation_share):
+            msg = "evaluate_every needs validation data or validation_share"
+            raise ValueError(msg)
+        if self.training.precision is Precision.FP16 and self.devices > 1:
+            msg = "fp16 is scaled on one device alone: take bf16 or fp32"
             raise ValueError(msg)
         if self.name is not None and self.suffix is not None:
             msg = "suffix is part of the name that is made where none is given"
@@ -226,67 +286,3 @@ class MergeSpec(Contract):
     name: Name | None = Field(None, description="of the new model; null: the adapter's with -merged")
     alias: Name | None = None
     serving: Serving = Serving()
-
-
-class Relief(Contract):
-    """What a run does to fit, after it ran out of memory: in this order, and told by the job."""
-
-    halvings: int = Field(0, ge=0, description="of the micro-batch")
-    gradient_checkpointing: bool = False
-    activation_offloading: bool = False
-    devices: int | None = Field(None, description="more of the class, over which weights and optimizer are sharded")
-
-
-class Setting(Contract):
-    """How a run trains, once everything that was `auto` is decided."""
-
-    devices: int
-    batch_size: int
-    micro_batch_size: int
-    accumulation: int  #: micro-batches of a device for one step
-    max_length: int
-    precision: Literal["bf16", "fp16", "fp32"]
-    gradient_checkpointing: bool
-    compiled: bool
-    activation_offloading: bool
-    attention: str  #: transformers' word, or ours
-    packing: bool
-
-
-class DataFacts(Contract):
-    """What the data was, and what of it was trained on. Counts are of samples unless they say otherwise."""
-
-    read: int
-    kept: int
-    validation: int
-    left_out: dict[str, int] = Field(default_factory=dict)  #: by reason
-    tokens: int  #: of one epoch, padding apart
-    trained_tokens: int  #: of one epoch, those that the loss is of
-    longest: int  #: tokens
-    rows: int  #: of one epoch: samples, or what they are packed into
-    truncated: int = 0
-    sources: dict[str, int] = Field(default_factory=dict)  #: samples kept of each
-    kinds: dict[str, int] = Field(default_factory=dict)  #: chat, completion, text
-    sha256: str  #: of the token ids and the loss mask, in order
-
-
-class TuningFigures(Contract):
-    """What came of a run. Seconds, bytes, tokens."""
-
-    steps: int
-    epochs: float
-    trainable: int  #: parameters
-    parameters: int
-    tokens: int  #: seen in all, padding apart
-    trained_tokens: int  #: in all: those that the loss is of
-    train_loss: float
-    validation_loss: float | None = None
-    best_step: int | None = None  #: of the lowest validation loss
-    stopped_early: bool = False
-    seconds: float  #: of training alone, of the attempt that ended it
-    tokens_per_second: float  #: median over steps, the first ones apart
-    mfu: float | None = None  #: of the device's dense peak (arXiv 2204.02311); null where nobody knows the peak
-    peak_memory_bytes: int
-    setting: Setting
-    relief: Relief = Relief()
-    data: DataFacts

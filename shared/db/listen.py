@@ -17,7 +17,8 @@ class Listener:
     """Calls `callback(channel, payload)` in its own thread for each notification.
 
     After a lost connection it reconnects with backoff and calls `callback(channel, "")` for every channel: something
-    may have been missed, so look. Payloads: `bells` a queue, `controls` a job id, `events` job ids joined by commas.
+    may have been missed, so look. Payloads: `adapters` a base model's digest, `bells` a queue, `controls` a job id,
+    `events` job ids joined by commas.
     """
 
     def __init__(self, url: str, channels: Sequence[str], callback: Callback) -> None:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import psutil
 from sqlalchemy import text
@@ -76,14 +75,14 @@ class Batches:
     def create(self, file_id: str) -> str:
         body = {"input_file_id": file_id, "endpoint": "/v1/completions", "completion_window": "24h"}
         key = str(uuid.uuid4())
-        made = self._insist("POST", "/v1/batches", json=body, headers={"Idempotency-Key": key})
+        made = self.yard.insist("POST", "/v1/batches", json=body, headers={"Idempotency-Key": key})
         return str(made.json()["id"])
 
     def finished(self, batch_id: str, *, timeout: float) -> dict[str, Any]:
         """The batch once it has ended."""
 
         def ended() -> dict[str, Any] | None:
-            found: dict[str, Any] = self._insist("GET", f"/v1/batches/{batch_id}").json()
+            found: dict[str, Any] = self.yard.insist("GET", f"/v1/batches/{batch_id}").json()
             return found if found["status"] in {"completed", "failed", "expired", "cancelled"} else None
 
         what = f"batch {batch_id} has ended\n{self.yard.logs(lines=10)}"
@@ -116,18 +115,7 @@ class Batches:
         self.history.check([str(parent), *map(str, children)])
 
     def _content(self, file_id: str | None) -> bytes:
-        return b"" if file_id is None else self._insist("GET", f"/v1/files/{file_id}/content").content
-
-    def _insist(self, method: str, path: str, **options: Any) -> httpx.Response:
-        def answered() -> httpx.Response | None:
-            try:
-                with self.yard.client() as client:
-                    answer = client.request(method, path, **options)
-            except httpx.TransportError:
-                return None
-            return None if answer.status_code >= 500 else answer.raise_for_status()
-
-        return wait_until(answered, timeout=120, every=0.1, what=f"an answer to {method} {path}")
+        return b"" if file_id is None else self.yard.insist("GET", f"/v1/files/{file_id}/content").content
 
 
 @dataclass

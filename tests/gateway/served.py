@@ -6,7 +6,7 @@ from uuid import UUID
 import httpx
 from sqlalchemy import text
 
-from shared.db.models import Base, CompressionJob
+from shared.db.models import Base
 from shared.ids import new_id
 from tests.gateway.conftest import Gateway
 from tests.services.compression import found, kept
@@ -71,11 +71,15 @@ def refused(answer: httpx.Response, status: int, code: str, *, param: str | None
     return body
 
 
-def judge(gateway: Gateway, tenant: UUID, name: str, *, job_id: UUID) -> dict[str, str]:
-    """Register a model, calibrate and evaluate it; make a job one of the kinds that have results."""
+def tuning(model: str) -> dict[str, Any]:
+    """The body of a tuning on class cpu: a job with everything that a job can have."""
+    return {"kind": "tuning", "gpu_class": "cpu", "spec": {"model": model, "data": [{"type": "library"}]}}
+
+
+def judge(gateway: Gateway, tenant: UUID, name: str) -> dict[str, str]:
+    """Register a model, calibrate and evaluate it."""
     with gateway.database.transaction() as session:
         model = build.model(session, tenant, name=name, digest=new_id().hex)
-        session.add(CompressionJob(job_id=job_id, tenant_id=tenant, model_id=model.id))
         calibration = kept.calibration(session, model)
         evaluation = kept.evaluation(session, model, None, found.figures(baseline=None))
         return {"calibration_id": str(calibration.id), "evaluation_id": str(evaluation.id)}

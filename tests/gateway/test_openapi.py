@@ -9,10 +9,10 @@ from pydantic import TypeAdapter
 from gateway import (
     openapi,
     openapi_batches,
-    openapi_compression,
     openapi_documents,
     openapi_examples,
     openapi_models,
+    openapi_tuning,
     openapi_uploads,
 )
 from gateway.app import create_app
@@ -23,11 +23,13 @@ from gateway.schemas.artifacts import ArtifactOut
 from gateway.schemas.batches import BatchOut, BatchRequest
 from gateway.schemas.cache import CacheOut, CachePurged
 from gateway.schemas.common import Page, Problem
-from gateway.schemas.compression import CalibrationOut, ComparisonOut, EvaluationOut, ResultOut
+from gateway.schemas.compression import CalibrationOut, ComparisonOut, EvaluationOut
 from gateway.schemas.document_sets import DocumentRecordOut, DocumentSetOut, DocumentSetRequest
 from gateway.schemas.domain_packs import DomainPackDetail, DomainPackOut
 from gateway.schemas.files import FileDeleted, FileOut
-from gateway.schemas.job_parts import AttemptOut, CheckpointOut, EventOut, LogOut
+from gateway.schemas.fine_tuning import FineTuneCheckpointOut, FineTuneEventOut, FineTuneOut
+from gateway.schemas.fine_tuning_request import FineTuneRequest
+from gateway.schemas.job_parts import AttemptOut, CheckpointOut, EventOut, LogOut, MetricOut, ResultOut
 from gateway.schemas.jobs import DraftOut, JobOut
 from gateway.schemas.models import (
     AliasDeleted,
@@ -86,6 +88,14 @@ ROUTES = [
     "DELETE /v1/files/{file_id}",
     "GET /v1/files/{file_id}",
     "GET /v1/files/{file_id}/content",
+    "GET /v1/fine_tuning/jobs",
+    "POST /v1/fine_tuning/jobs",
+    "GET /v1/fine_tuning/jobs/{fine_tuning_job_id}",
+    "POST /v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel",
+    "GET /v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints",
+    "GET /v1/fine_tuning/jobs/{fine_tuning_job_id}/events",
+    "POST /v1/fine_tuning/jobs/{fine_tuning_job_id}/pause",
+    "POST /v1/fine_tuning/jobs/{fine_tuning_job_id}/resume",
     "GET /v1/gpu_classes",
     "GET /v1/jobs",
     "POST /v1/jobs",
@@ -96,6 +106,7 @@ ROUTES = [
     "GET /v1/jobs/{job_id}/events",
     "GET /v1/jobs/{job_id}/explain",
     "GET /v1/jobs/{job_id}/logs",
+    "GET /v1/jobs/{job_id}/metrics",
     "POST /v1/jobs/{job_id}/pause",
     "GET /v1/jobs/{job_id}/result",
     "POST /v1/jobs/{job_id}/resume",
@@ -118,10 +129,11 @@ ROUTES = [
     "GET /v1/workers",
 ]
 
-JOB_REQUESTS: dict[str, Any] = openapi_examples.JOB_REQUESTS | openapi_compression.JOB_REQUESTS
+JOB_REQUESTS: dict[str, Any] = openapi.JOB_REQUESTS
 CATALOGUE = [ModelOut, ModelDetail, ModelList, ModelDeleted, AliasOut, AliasList, AliasDeleted]
 ROWS = [JobOut, EventOut, LogOut, AttemptOut, CheckpointOut, DeliveryOut, FileOut, WorkerOut, GpuClassOut, ApiKeyOut]
 ROWS += [BatchOut, CalibrationOut, EvaluationOut, DocumentSetOut, DocumentRecordOut, DomainPackOut]
+ROWS += [FineTuneOut, FineTuneEventOut, FineTuneCheckpointOut, MetricOut]
 WHOLE = [ArtifactOut, DraftOut, Explanation, FileDeleted, *CATALOGUE, CacheOut, CachePurged, Live, Ready]
 WHOLE += [ResultOut, ComparisonOut]
 MODELS: dict[str, Any] = {each.__name__: each for each in [*ROWS, *WHOLE]}
@@ -213,6 +225,10 @@ class TestExamples:
     @pytest.mark.parametrize("name", sorted(openapi_batches.CREATE_REQUESTS))
     def test_a_batch_would_be_created(self, name: str) -> None:
         BatchRequest.of(openapi_batches.CREATE_REQUESTS[name]["value"])
+
+    @pytest.mark.parametrize("name", sorted(openapi_tuning.CREATE_REQUESTS))
+    def test_a_fine_tuning_job_would_be_created(self, name: str) -> None:
+        FineTuneRequest.of(openapi_tuning.CREATE_REQUESTS[name]["value"])
 
     def test_a_key_request_would_be_read(self) -> None:
         ApiKeyRequest.model_validate(openapi_examples.API_KEY_REQUEST)

@@ -11,11 +11,12 @@ from fastapi.routing import APIRoute
 from gateway.app import create_app
 from gateway.routing import Route
 from services.accounts.service import Scope
+from services.tuning import openai_jobs
 from shared.ids import new_id
 from shared.settings import Settings
 from tests.gateway import work
 from tests.gateway.conftest import Gateway
-from tests.gateway.served import judge
+from tests.gateway.served import judge, tuning
 
 PROBE: dict[str, Any] = {"kind": "probe", "spec": {"steps": 0}}
 ROUTES = [route for route in create_app(Settings()).routes if isinstance(route, APIRoute)]
@@ -23,7 +24,8 @@ KEYED = [route for route in ROUTES if isinstance(route, Route)]
 OPEN = {"/health/live", "/health/ready", "/docs", "/openapi.json"}
 OF_A_TENANT = [route for route in KEYED if "{" in route.path and "/domain_packs/" not in route.path]
 PLACES = (
-    "job_id artifact_id file_id upload_id batch_id document_set_id calibration_id evaluation_id id model a b alias pack"
+    "job_id artifact_id file_id upload_id batch_id document_set_id fine_tuning_job_id calibration_id evaluation_id id"
+    " model a b alias pack"
 )
 ANY = dict.fromkeys(PLACES.split(), "1")  #: something for every path
 BODIES: dict[str, Any] = {
@@ -48,8 +50,9 @@ def call(client: httpx.Client, route: APIRoute, **values: str) -> httpx.Response
 def theirs(gateway: Gateway) -> dict[str, str]:
     tenant = gateway.tenant()
     with gateway.caller(tenant=tenant) as owner:
-        job = owner.post("/v1/jobs", json=PROBE).json()
-        claimed = work.claim(gateway.database, job["id"])
+        judgement = judge(gateway, tenant, "theirs")
+        job = owner.post("/v1/jobs", json=tuning("theirs")).json()
+        claimed = work.claim(gateway.database, job["id"], queue="cpu.forge")
         artifact_id = work.artifact(gateway.database, gateway.settings, claimed, name="a", data=b"theirs")
         file = owner.post("/v1/files", data={"purpose": "user_data"}, files={"file": ("a", b"theirs")}).json()
         key = owner.get("/v1/api_keys").json()["data"][0]
@@ -58,12 +61,12 @@ def theirs(gateway: Gateway) -> dict[str, str]:
         lines = owner.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a", b"{}")}).json()
         wish = {"input_file_id": lines["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch = owner.post("/v1/batches", json=wish).json()
-    judgement = judge(gateway, tenant, "theirs", job_id=UUID(job["id"]))
     return (
         ANY
         | judgement
         | {
             "job_id": job["id"],
+            "fine_tuning_job_id": openai_jobs.public_id(UUID(job["id"])),
             "artifact_id": artifact_id,
             "file_id": file["id"],
             "upload_id": upload["id"],

@@ -12,11 +12,12 @@ from sqlalchemy import text
 
 from gateway.app import create_app
 from gateway.routing import Route
+from services.tuning import openai_jobs
 from shared.ids import new_id
 from shared.settings import Settings
 from tests.gateway import work
 from tests.gateway.conftest import Gateway
-from tests.gateway.served import MODEL, NOWHERE, PROBE, inference, judge, refused, register, rows, submit
+from tests.gateway.served import MODEL, NOWHERE, PROBE, inference, judge, refused, register, rows, submit, tuning
 
 ROUTES = [route for route in create_app(Settings()).routes if isinstance(route, Route)]
 #: (method, path) of every call
@@ -37,6 +38,7 @@ MISSING = {
     "upload_id": f"upload_{'0' * 32}",
     "batch_id": f"batch_{'0' * 32}",
     "document_set_id": f"docset_{'0' * 32}",
+    "fine_tuning_job_id": f"ftjob-{'0' * 32}",
 }
 #: what the calls that need a body are sent
 BODIES: dict[str, Any] = {"PATCH": {}, "PUT": {"model": "nothing"}}
@@ -58,11 +60,11 @@ def theirs(gateway: Gateway) -> Any:
     register(gateway, tenant, name=name)
     with gateway.caller(tenant=tenant) as client:
         hook = {"url": "https://example.com/theirs", "events": ["job.queued"]}
-        job = submit(client, webhook=hook, metadata={"secret": "theirs"})
-        claimed = work.claim(gateway.database, job["id"])
+        job = submit(client, **tuning(name), webhook=hook, metadata={"secret": "theirs"})
+        claimed = work.claim(gateway.database, job["id"], queue="cpu.forge")
         artifact = work.artifact(gateway.database, gateway.settings, claimed, name="theirs", data=b"theirs")
         work.end(gateway.database, claimed)
-        judgement = judge(gateway, tenant, judged, job_id=UUID(job["id"]))
+        judgement = judge(gateway, tenant, judged)
         upload = client.post("/v1/files", data={"purpose": "user_data"}, files={"file": ("theirs", b"theirs")})
         made = client.post("/v1/api_keys", json={"name": "theirs", "scopes": ["jobs:read"]}).json()
         ids = {"job_id": job["id"], "artifact_id": artifact, "file_id": upload.json()["id"], "id": made["id"]}
@@ -71,6 +73,7 @@ def theirs(gateway: Gateway) -> Any:
         document_set = client.post("/v1/document_sets", json=reading).json()
         lines = client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("theirs", b"{}")}).json()
         batch = {"input_file_id": lines["id"], "endpoint": "/v1/chat/completions"}
+        ids["fine_tuning_job_id"] = openai_jobs.public_id(UUID(job["id"]))
         ids["batch_id"] = client.post("/v1/batches", json=batch).json()["id"]
         announced = {"bytes": 5, "filename": "theirs", "mime_type": "text/plain", "purpose": "user_data"}
         ids |= {
@@ -92,6 +95,7 @@ def everything(gateway: Gateway) -> list[Any]:
         "model_aliases",
         "calibrations",
         "compression_jobs",
+        "tuning_jobs",
         "evaluations",
         "webhook_deliveries",
         "outbox",
@@ -148,6 +152,7 @@ class TestMatrix:
             ("/v1/calibrations", "after", "calibration_id"),
             ("/v1/evaluations", "after", "evaluation_id"),
             ("/v1/document_sets", "after", "document_set_id"),
+            ("/v1/fine_tuning/jobs", "after", "fine_tuning_job_id"),
         ],
     )
     def test_no_cursor_either(self, client: httpx.Client, theirs: Owned, *, path: str, cursor: str, name: str) -> None:

@@ -47,6 +47,19 @@ class RunningYard:
         headers = {"Authorization": f"Bearer {self.admin_key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=False, **options)
 
+    def insist(self, method: str, path: str, *, timeout: float = 120, **options: Any) -> httpx.Response:
+        """Ask until the gateway answers: it may be away, and what is behind it too. Raises for what is refused."""
+
+        def answered() -> httpx.Response | None:
+            try:
+                with self.client() as client:
+                    answer = client.request(method, path, **options)
+            except httpx.TransportError:
+                return None
+            return None if answer.status_code >= 500 else answer.raise_for_status()
+
+        return wait_until(answered, timeout=timeout, every=0.1, what=f"an answer to {method} {path}")
+
     def cli(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run `modelyard …` against this yard: --data for its own commands, URL and key for the others."""
         caller = {"MODELYARD_DATA_DIR": str(self.place.data)}

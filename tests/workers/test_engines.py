@@ -141,6 +141,23 @@ class TestDeath:
         asyncio.run(scene())
 
 
+class TestRenewal:
+    def test_one_that_has_to_be_started_otherwise_comes_again_where_it_was_and_is_not_blamed(
+        self, here: Settings, database: Database
+    ) -> None:
+        async def scene() -> None:
+            async with engine_yard(here, database) as yard:
+                engine = await yard.load("a")
+                process, slots = engine.process, engine.slots
+                assert process is not None
+                engine.renewing = True
+                await process.stop()
+                await until(lambda: engine.process not in {None, process})
+                assert (engine.slots, engine.restarts, engine.deaths, engine.leaving) == (slots, 0, 0, False)
+
+        asyncio.run(scene())
+
+
 class TestOutOfMemory:
     def test_half_the_batch_is_tried_twice(self, here: Settings, database: Database) -> None:
         async def scene() -> None:

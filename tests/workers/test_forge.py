@@ -120,7 +120,8 @@ class TestStop:
             step=kept[-1][1],
         )
         world.runner()
-        wait_until(lambda: logs(world, job) == [f"resumed at step {kept[-2][1]}"], what="it resumed before that")
+        wait_until(lambda: logs(world, job)[-1:] == [f"resumed at step {kept[-2][1]}"], what="it resumed before that")
+        assert logs(world, job)[0].startswith(f"the checkpoint of step {kept[-1][1]} is damaged")
 
 
 def logs(world: World, job_id: UUID) -> list[str]:

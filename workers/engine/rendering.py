@@ -5,7 +5,8 @@ ever or from making a string of 10 GB, and a thread cannot be stopped. So it run
 and nothing else, with a limit on memory, a timer for each chat, and `templates.Renderer` ready to kill it.
 
 An order is four bytes of length and JSON `{"template": …, "context": {…}}`; the answer has the same form:
-`{"text": …}` or `{"error": …}`. Started by its path, alone: it imports nothing of ours.
+`{"text": …}` or `{"error": …}`. An order of several `contexts` is answered by `{"answers": [{"text": …}, …]}`, which
+ends early when they take longer than one chat may. Started by its path, alone: it imports nothing of ours.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
+from time import process_time
 from typing import Any, NoReturn
 
 import jinja2
@@ -85,6 +87,16 @@ def render(template: str, context: dict[str, Any]) -> dict[str, str]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
+def _several(order: dict[str, Any], answer: Callable[[str, dict[str, Any]], dict[str, str]]) -> list[dict[str, str]]:
+    began = process_time()
+    answers: list[dict[str, str]] = []
+    for context in order["contexts"]:
+        answers.append(answer(order["template"], context))
+        if process_time() - began > SECONDS:
+            break
+    return answers
+
+
 def _ring(_number: int, _frame: object) -> NoReturn:
     raise _TooLong
 
@@ -109,7 +121,9 @@ def main(answer: Callable[[str, dict[str, Any]], dict[str, str]] = render) -> No
     channel = socket.socket(fileno=0)
     while True:
         order = json.loads(_read(channel, int.from_bytes(_read(channel, 4), "big")))
-        raw = json.dumps(answer(order["template"], order["context"])).encode()
+        several = "contexts" in order
+        answered = {"answers": _several(order, answer)} if several else answer(order["template"], order["context"])
+        raw = json.dumps(answered).encode()
         channel.sendall(len(raw).to_bytes(4, "big") + raw)
 
 

@@ -1,5 +1,6 @@
 """One set of weights and what runs on it: the model itself, or an adapter merged into a copy."""
 
+import time
 from collections.abc import Callable
 
 from shared.contracts.engine import EngineConfig
@@ -18,6 +19,18 @@ class Served:
         self.embedder = Embedder(model, config)
         self._generator = Generator(model, config, taken=taken)
         self._started = False
+        self._asked_at: float | None = None
+
+    def asked(self) -> None:
+        """Somebody is about to ask it."""
+        self._asked_at = time.monotonic()
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds since it was last seen at work; None: nobody ever asked it."""
+        if self.in_flight:
+            self.asked()
+        return None if self._asked_at is None else time.monotonic() - self._asked_at
 
     @property
     def generator(self) -> Generator:

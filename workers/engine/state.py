@@ -71,6 +71,7 @@ class Engine:
             return base
         if name not in self.adapters:
             raise ModelNotFound(f"This engine does not serve `{name}`.", param="model")
+        self.adapters[name].asked()
         return self.adapters[name]
 
     def generator(self, name: str) -> Generator:
@@ -150,6 +151,11 @@ class Engine:
             ready_at=self.ready_at,
             modes=modes_of(self.config),
             adapters=tuple(self.adapters),
+            adapters_idle_s={
+                name: round(idle_s, 3)
+                for name, served in self.adapters.items()
+                if (idle_s := served.idle_s) is not None
+            },
             memory_bytes=held(self.config, self._pids),
             lifelines=self.lifelines.open,
             detached=self.lifelines.detached,

@@ -26,6 +26,7 @@ class Pipe:
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
+        self.heeding = threading.Event()  # while the work looks at `stopping`; else SIGTERM ends it at once
         self._lock = threading.Lock()
         self._descriptor = _take_stdout()
 

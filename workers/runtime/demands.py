@@ -17,6 +17,7 @@ from workers.runtime.presence import Presence
 
 CHANNEL: Final = "demands"  #: payload: the queue whose workers may answer
 LARGEST_CLAIM: Final = 8
+AHEAD_WAIT_S: Final = 5.0  # for devices of an engine that nobody waits for; others who ask wait behind it meanwhile
 
 log = logger(__name__)
 
@@ -75,6 +76,9 @@ class Demands:
         except ModelyardError as error:
             await self._refuse(demand, JobError(code=error.code, title=error.message, retryable=error.retryable))
         except TimeoutError:
+            if demand.ahead:
+                await self._host.transactions.insist(lambda session, _: placement.drop(session, demand))
+                return
             title = "Every engine of this worker's devices is in use"
             await self._refuse(demand, JobError(code="engine_unavailable", title=title, retryable=True))
         except Exception as error:
@@ -85,7 +89,7 @@ class Demands:
         stored = await self._host.transactions.run(
             lambda session: inference.served(session, demand.tenant_id, demand.model_id)
         )
-        placing = asyncio.timeout(self._host.settings.place_wait_s)
+        placing = asyncio.timeout(self._patience_s(demand))
         async with (
             placing,
             self._host.engines.use(
@@ -101,6 +105,13 @@ class Demands:
             await self._presence.written()  # the engine's row first: callers look for it as soon as the demand is gone
             await self._host.transactions.insist(lambda session, _: placement.settle(session, demand))
         log.info("demand met", extra={"model": stored.digest, "mode": demand.mode})
+
+    def _patience_s(self, demand: Demand) -> float:
+        """How long it may wait for devices: what nobody waits for is given up before engines in use have to leave."""
+        settings = self._host.settings
+        if not demand.ahead:
+            return settings.place_wait_s
+        return min(AHEAD_WAIT_S, settings.place_wait_s, settings.engine_yield_s / 2)
 
     async def _refuse(self, demand: Demand, error: JobError) -> None:
         log.warning("demand refused", extra={"model_id": str(demand.model_id), "code": error.code})

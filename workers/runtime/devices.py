@@ -115,6 +115,27 @@ class Devices:
         for name in names:
             self._held[name][owner] = held
 
+    def grow(self, owner: object, names: Sequence[SlotName], count: int, *, force: bool = False) -> bool:
+        """Let an engine that sits on these slots hold `count` bytes more of each; False when one has them not.
+
+        With `force` they are noted all the same: they are taken already, or will be.
+        """
+        if count > 0 and not force and any(self.left(name) < count for name in names):
+            return False
+        for name in names:
+            if owner in self._held[name]:
+                self._held[name][owner] += count
+        if count < 0:
+            self.touch()
+        return True
+
+    def shrink(self, owner: object, names: Sequence[SlotName], held: int) -> None:
+        """An engine that sits on these slots holds `held` bytes of each again: what it had besides is gone."""
+        for name in names:
+            if owner in self._held[name]:
+                self._held[name][owner] = held
+        self.touch()
+
     def leave(self, owner: object, names: Sequence[SlotName]) -> None:
         """An engine has left these slots."""
         for name in names:

@@ -13,7 +13,7 @@ from shared.contracts.serving import Mode
 from shared.engine_client import EngineGone, Reply
 from shared.telemetry import logger
 from workers.runtime.aborting import POLL_S, lets_go
-from workers.runtime.adapters import Adapters
+from workers.runtime.adapters import Adapters, Room
 from workers.runtime.batching.values import Cost, Load
 from workers.runtime.engine_process import EngineProcess
 from workers.runtime.lane import Lane
@@ -55,6 +55,7 @@ class Engine:
         self.lane = lane or self._new_lane()
         self.users: dict[Hashable, Adapter | None] = {}
         self.adapters = Adapters()
+        self.adapter_errors: dict[str, JobError] = {}  #: why adapters that should be loaded ahead are not, by digest
         self.used_at = monotonic()
         self.process: EngineProcess | None = None
         self.stats: EngineStats | None = None  #: of the process, at most a few seconds old
@@ -65,6 +66,7 @@ class Engine:
         self.restarts = 0
         self.stopping = False
         self.yielding = False  #: told to leave its devices to somebody else for a while
+        self.renewing = False  #: its process ends to come again, started otherwise
         self.keeper: asyncio.Task[None] | None = None
         self.noted_idle = False  #: what `idle` was when its figures were last noted
         self._placed = asyncio.Event()  # has its slots, or is given up
@@ -96,7 +98,12 @@ class Engine:
     @property
     def leaving(self) -> bool:
         """Whether it answers only what it has."""
-        return self.stopping or self.yielding
+        return self.stopping or self.yielding or self.renewing
+
+    @property
+    def adapters_used(self) -> set[str]:
+        """Digests of the adapters that jobs and demands hold."""
+        return {each.digest for each in self.users.values() if each is not None}
 
     @property
     def missed(self) -> bool:
@@ -136,10 +143,12 @@ class Engine:
             return None
         return Load(interactive=self._others, waiting=self.stats.waiting, kv_used=self.kv_used)
 
-    def up(self, process: EngineProcess, *, changed: Callable[[], None] = lambda: None) -> None:
-        """A process admits requests; `changed` is called when it has other adapters."""
+    def up(
+        self, process: EngineProcess, *, changed: Callable[[], None] = lambda: None, room: Room | None = None
+    ) -> None:
+        """A process admits requests; `changed` is called when it has other adapters, which fill `room`."""
         self.process = process
-        self.adapters = Adapters(changed=changed)
+        self.adapters = Adapters(changed=changed, room=room)
         if self.stats is not None:
             self.adapters.read(self.stats)
         self._settled.set()
@@ -160,6 +169,7 @@ class Engine:
         if self.stats and self.stats.tokens_generated < stats.tokens_generated:
             self.deaths = 0  # it answers: what killed the ones before is over
         self.stats = stats
+        self.adapters.note(stats)
         self.noted_idle = self.idle
         self.peak_bytes = max(self.peak_bytes, stats.memory_bytes)
         self._others = max(0, stats.running + stats.waiting - self.lane.lately)
@@ -242,8 +252,8 @@ class Engine:
             return
 
     async def _ensure(self, process: EngineProcess, adapter: Adapter) -> None:
-        used = {each.digest for each in self.users.values() if each is not None}
-        await self.adapters.ensure(process, adapter, used=used)
+        await self.adapters.ensure(process, adapter, used=lambda: self.adapters_used, size=self.size.adapter)
+        self.adapter_errors.pop(adapter.digest, None)
 
     async def _mourn(self, process: EngineProcess) -> None:
         """Wait until the keeper has noticed that the process is gone; one that lives only dropped the connection."""

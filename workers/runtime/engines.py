@@ -185,6 +185,7 @@ class Engines:
             size = self._sizes.of(model, devices=devices, measure=measure)
             return self._open(key, replace(model, adapter=None), size)
         engine.serve(replace(model, adapter=None))  # an adopted engine knows little, and serving options change
+        engine.size = replace(engine.size, adapter=self._sizes.adapter_bytes(model, engine.size))
         return engine
 
     def _modes(self, kind: str, mode: Mode) -> tuple[Mode, ...]:

@@ -1,15 +1,16 @@
 """One forge: an exclusive job in processes of its own, with a folder, a spec and nothing else.
 
 It is asked to stop with SIGTERM, answers with a checkpoint if it has any, and is killed with all its processes when it
-does not. Its slots are free as soon as it has ended: what it made is stored afterwards.
+does not. Its slots are free as soon as it has ended: what it made is stored afterwards. Checkpoints are stored while it
+works on (`checkpoints.Keeper`), figures and log lines are written beside it (`forge_told.Told`).
 """
 
 import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,6 @@ from sqlalchemy.orm import Session
 
 from services.artifacts import service as artifacts
 from services.artifacts.service import NewArtifact
-from services.jobs import lifecycle
 from shared import failpoints
 from shared.clock import monotonic
 from shared.contracts.forge import (
@@ -31,20 +31,19 @@ from shared.contracts.forge import (
     Message,
     MetricMessage,
     ProgressMessage,
+    SettingMessage,
 )
 from shared.contracts.jobs import JobError, Pool
-from shared.errors import DatabaseUnavailable
 from shared.telemetry import logger
 from workers.runtime import checkpoints, forge_files, scratch
+from workers.runtime.checkpoints import Policy, Written
 from workers.runtime.forge_process import ForgeProcess
+from workers.runtime.forge_told import Told
 from workers.runtime.host import Host
 from workers.runtime.slots import CPU, SlotName
 from workers.runtime.work import Finish, JobFailed, Stop, Work
 
 NICE: Final = 10  # on a CPU, so that chat stays alive while a forge runs
-LOG_EVERY_S: Final = 1.0
-LOG_LINES: Final = 10_000  # kept of one attempt
-LOG_BURST: Final = 200  # kept of one second
 
 log = logger(__name__)
 
@@ -64,25 +63,35 @@ class Made:
 
 Prepare = Callable[[Path], Awaitable[dict[str, Any]]]  #: (empty folder for inputs) → what the forge is told
 Conclude = Callable[[Made], Awaitable[Finish]]
+Heard = Callable[[dict[str, Any]], None]  #: is told the setting that a forge has decided on
 
 
 async def run_forge(
-    work: Work, host: Host, *, module: str, prepare: Prepare | None = None, conclude: Conclude | None = None
+    work: Work,
+    host: Host,
+    *,
+    module: str,
+    prepare: Prepare | None = None,
+    conclude: Conclude | None = None,
+    policy: Policy = Policy(),  # noqa: B008 - immutable
+    heard: Heard = lambda _: None,
 ) -> Finish:
     """Run a forge module for a claim, from its inputs to its artifacts.
 
     `prepare` fetches what the forge reads; without it the forge is told the job's own spec. `conclude` decides what
-    is stored of what the forge made, once its slots are free again; without it, every artifact that it named.
+    is stored of what the forge made, once its slots are free again; without it, every artifact that it named. `policy`
+    is what becomes of its checkpoints. However it ends, the checkpoints that it has written are stored first.
 
     Raises:
         JobFailed: the forge said why, or died; or this host's disk is full.
         Fenced: another attempt owns the job.
     """
-    forge = _Forge(work, host)
+    forge = _Forge(work, host, policy=policy, heard=heard)
     try:
         async with forge_files.space_told():
             spec = await forge.prepare(prepare)
-            made = await forge.run(module, spec)
+            async with forge.settling():
+                made = await forge.run(module, spec)
             if conclude is None:
                 return await forge.keep(made)
             if work.stop is not None:
@@ -91,6 +100,7 @@ async def run_forge(
             work.finishing = True  # a halt would come too late, and lose what undoes it
             return finish
     finally:
+        await forge.close()
         await scratch.discard(forge.folder)
 
 
@@ -103,16 +113,18 @@ def below(folder: Path, relative: str) -> Path:
 
 
 class _Forge:
-    def __init__(self, work: Work, host: Host) -> None:
+    def __init__(self, work: Work, host: Host, *, policy: Policy, heard: Heard) -> None:
         self.folder = host.folders.attempt(work.id, work.claim.attempt)
         self._work = work
         self._host = host
+        self._heard = heard
+        self._told = Told(work, host)
+        self._keeper = checkpoints.Keeper(work, host, policy, note=self._told.note, first=self._told.catch_up)
         self._out = self.folder / "out"
         self._artifacts: list[ArtifactMessage] = []
         self._done: DoneMessage | None = None
         self._error: JobError | None = None
-        self._logs: list[tuple[str, str]] = []
-        self._logged = 0
+        self._grace_until: float | None = None  #: on the monotonic clock, once it is asked to stop
 
     async def prepare(self, prepare: Prepare | None) -> ForgeSpec:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -143,6 +155,32 @@ class _Forge:
         assert self._done is not None
         return Made(self._out, self._done.result, tuple(self._artifacts))
 
+    @asynccontextmanager
+    async def settling(self) -> AsyncIterator[None]:
+        """Have checkpoints and figures written behind the block; of a halted work's, what its grace allows."""
+        try:
+            try:
+                yield
+            except JobFailed:
+                await self._settle()
+                raise
+            await self._settle()
+        except asyncio.CancelledError:
+            late = asyncio.ensure_future(self._settle())
+            await self._in_grace(late)
+            late.cancel()
+            await asyncio.gather(late, return_exceptions=True)
+            raise
+
+    async def close(self) -> None:
+        """Nothing of it is stored or written any more when this returns."""
+        await self._keeper.close()
+
+    async def _settle(self) -> None:
+        await self._told.settle()
+        await self._keeper.settled()
+        await self._told.flush()  # what was not kept
+
     async def _run(self, module: str, spec: ForgeSpec, slots: Sequence[SlotName]) -> None:
         started = monotonic()
         locks = self._host.devices.slots.descriptors(slots)
@@ -161,31 +199,37 @@ class _Forge:
             driving.cancel()
             self._work.gpu_seconds += (monotonic() - started) * len(slots)
         if not self._done:
-            hopeless = self._error is not None and not self._error.retryable
-            raise JobFailed(self._error or process.death(status), permanent=hopeless)
+            raise self._failure(process, status)
+
+    def _failure(self, process: ForgeProcess, status: int) -> JobFailed:
+        if self._error is None:
+            return process.death(status)
+        return JobFailed(self._error, permanent=not self._error.retryable)
 
     async def _drive(self, process: ForgeProcess) -> None:
         """Handle every message until the pipe closes, and wait for the process."""
-        logging = asyncio.get_running_loop().create_task(self._write_logs())
+        telling = asyncio.get_running_loop().create_task(self._told.run())
         try:
             async for message in process.messages():
-                await self._handle(message)
+                self._handle(message)
         finally:
-            logging.cancel()
-            await self._flush_logs()
+            telling.cancel()
+            await asyncio.wait([telling])
         await process.ended()
 
-    async def _handle(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         match message:
             case ProgressMessage():
                 self._work.progress(message.done, message.total, message.unit)
             case LogMessage():
-                self._note(message.level, message.message)
+                self._told.note(message.level, message.message)
             case MetricMessage():
-                values = " ".join(f"{name}={value:.6g}" for name, value in message.values.items())
-                self._note("info", f"step {message.step}: {values}")
+                self._told.measure(message.step, message.values)
+            case SettingMessage():
+                self._heard(message.setting)
             case CheckpointMessage():
-                await checkpoints.keep(self._work, self._host, below(self._out, message.folder), step=message.step)
+                folder = below(self._out, message.folder)
+                self._keeper.add(Written(folder, message.step, message.metrics, message.best))
             case ArtifactMessage():
                 self._artifacts.append(message)
             case DoneMessage():
@@ -195,19 +239,30 @@ class _Forge:
 
     async def _end(self, process: ForgeProcess, driving: "asyncio.Future[None]") -> None:
         """SIGTERM, time to write a checkpoint, SIGKILL of all. Returns when nothing is read from it any more."""
-        grace_s = {Stop.FENCED: 0.0, Stop.DRAIN: self._host.settings.drain_grace_s}.get(
-            self._work.stop or Stop.CANCEL, self._host.settings.cancel_term_s
-        )
         process.signal(signal.SIGTERM)
-        hurried = asyncio.ensure_future(self._host.hurried.wait())
-        waited: set[asyncio.Future[Any]] = {driving, hurried}
-        await asyncio.wait(waited, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
+        await self._in_grace(driving)
         if not driving.done():
-            log.warning("forge is killed", extra={"job": str(self._work.id), "grace_s": grace_s})
+            log.warning("forge is killed", extra={"job": str(self._work.id)})
             process.signal(signal.SIGKILL)
             driving.cancel()
         await asyncio.gather(driving, return_exceptions=True)
+
+    @property
+    def _grace_s(self) -> float:
+        """What a halted work has to save itself: whoever cancels waits for it, whoever pauses does not."""
+        settings = self._host.settings
+        patient = {Stop.FENCED: 0.0, Stop.DRAIN: settings.drain_grace_s, Stop.HOLD: settings.drain_grace_s}
+        return patient.get(self._work.stop or Stop.CANCEL, settings.cancel_term_s)
+
+    async def _in_grace(self, waited: "asyncio.Future[None]") -> None:
+        """Wait until something is done, for as long as the grace of a halted work lasts."""
+        if self._grace_until is None:
+            self._grace_until = monotonic() + self._grace_s
+        hurried: asyncio.Future[Any] = asyncio.ensure_future(self._host.hurried.wait())
+        left_s = max(0.0, self._grace_until - monotonic())
+        ends: set[asyncio.Future[Any]] = {waited, hurried}
+        await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
 
     async def keep(self, made: Made) -> Finish:
         """Store every artifact that the forge named; their rows come with the end of the job."""
@@ -229,19 +284,3 @@ class _Forge:
             )
             for position, told in enumerate(made.artifacts)
         ]
-
-    def _note(self, level: str, message: str) -> None:
-        if self._logged < LOG_LINES and len(self._logs) < LOG_BURST:
-            self._logs.append((level, message))
-            self._logged += 1
-
-    async def _write_logs(self) -> None:
-        while True:
-            await asyncio.sleep(LOG_EVERY_S)
-            await self._flush_logs()
-
-    async def _flush_logs(self) -> None:
-        lines, self._logs = self._logs, []
-        if lines:
-            with suppress(DatabaseUnavailable):  # a log line is not worth waiting for
-                await self._host.transactions.run(lambda session: lifecycle.add_logs(session, self._work.claim, lines))

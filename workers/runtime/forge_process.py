@@ -110,15 +110,15 @@ class ForgeProcess:
         self._child.stdin.close()
         return status
 
-    def death(self, status: int) -> JobError:
-        """Why it ended without a word."""
+    def death(self, status: int) -> JobFailed:
+        """The end of an attempt whose forge ended without a word: its own doing, or somebody else's."""
         if _oom_kills() > self._ooms:
-            return JobError(code="out_of_memory", title="The host ran out of memory", retryable=True)
+            return _died("out_of_memory", "The host ran out of memory")
         if status == -signal.SIGKILL:
-            return JobError(code="forge_killed", title="The process was killed from outside", retryable=True)
+            return _died("forge_killed", "The process was killed from outside", lost=True)
         if status == EXIT_STOPPED:
-            return JobError(code="forge_stopped", title="The process was told to stop from outside", retryable=True)
-        return JobError(code="forge_crashed", title="The process died", detail=f"exit status {status}", retryable=True)
+            return _died("forge_stopped", "The process was told to stop from outside", lost=True)
+        return _died("forge_crashed", "The process died", detail=f"exit status {status}")
 
     def _ranks_alive(self) -> list[int]:
         if self._ranks == 1:
@@ -133,6 +133,10 @@ def command(module: str, *, ranks: int) -> list[str]:
     if ranks == 1:
         return [*PYTHON, module]
     return [*PYTHON, *RANKS, str(ranks), "-m", module]
+
+
+def _died(code: str, title: str, *, detail: str = "", lost: bool = False) -> JobFailed:
+    return JobFailed(JobError(code=code, title=title, detail=detail, retryable=True), lost=lost)
 
 
 def _leads(pid: int) -> bool:

@@ -1,8 +1,8 @@
 """Keeping one engine: find it devices, start its process, watch it, start it again, make it smaller, give it up."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.workers.hardware import GpuFigures, gpu_figures, utilisation
@@ -49,6 +49,8 @@ class Keeper:
         self._measures = measures
         self._gpus_at, self._gpus_seen = 0.0, list[GpuFigures]()
         self.starting = 0  #: engines that load their model now
+
+        self.risen: Callable[[Engine], None] = lambda _: None  #: told of each process that admits requests
 
     async def keep(self, engine: Engine, *, residents: Residents, adopted: EngineProcess | None = None) -> None:
         """Start, watch and restart the engine's process until it is unloaded or given up."""
@@ -101,8 +103,9 @@ class Keeper:
 
     async def _serve(self, engine: Engine, process: EngineProcess) -> JobError:
         """Let jobs ask this process until it ends; why it ended."""
-        engine.up(process, changed=lambda: self._records.serving(engine, process))
+        engine.up(process, changed=lambda: self._records.serving(engine, process), room=_Beside(self._devices, engine))
         self._records.serving(engine, process)
+        self.risen(engine)
         log.info("engine ready", extra={"engine": str(process.id), "pid": process.pid, "load_s": engine.load_s})
 
         async def look() -> None:
@@ -124,6 +127,7 @@ class Keeper:
         finally:
             self._measure(engine)
             engine.down()
+            self._devices.shrink(engine, engine.slots, engine.size.granted)
         await process.kill()  # what is left of its group
         self._records.gone(process)
         return error
@@ -155,6 +159,9 @@ class Keeper:
             self._devices.leave(engine, engine.stand())
             engine.yielding = False
             return engine.missed
+        if engine.renewing:
+            engine.renewing = False
+            return True
         engine.deaths, engine.restarts = engine.deaths + 1, engine.restarts + 1
         about = {"model": engine.model.digest, "kind": engine.kind, "code": error.code, "detail": error.detail}
         log.error("engine died", extra=about)
@@ -196,3 +203,17 @@ class Keeper:
     def _leave(self, engine: Engine) -> None:
         self._regain(engine)
         self._devices.leave(engine, engine.slots)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """The room beside an engine, on its slots."""
+
+    devices: Devices
+    engine: Engine
+
+    def take(self, count: int, *, force: bool = False) -> bool:
+        return self.devices.grow(self.engine, self.engine.slots, count, force=force)
+
+    def give(self, count: int) -> None:
+        self.devices.grow(self.engine, self.engine.slots, -count)

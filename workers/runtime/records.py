@@ -94,8 +94,11 @@ class Records:
 def figures(engine: Engine) -> Figures:
     """An engine's newest figures, as its row keeps them."""
     stats = engine.stats
+    errors = {
+        digest: error.model_dump(mode="json", exclude_none=True) for digest, error in engine.adapter_errors.items()
+    }
     if stats is None:
-        return Figures(restarts=engine.restarts, load_s=engine.load_s)
+        return Figures(restarts=engine.restarts, load_s=engine.load_s, adapter_errors=errors)
     return Figures(
         running=stats.running,
         waiting=stats.waiting,
@@ -105,4 +108,5 @@ def figures(engine: Engine) -> Figures:
         restarts=engine.restarts,
         load_s=engine.load_s,
         gpu_utilisation=engine.gpu_utilisation,
+        adapter_errors=errors,
     )

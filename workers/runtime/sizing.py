@@ -51,6 +51,7 @@ class Size:
     ranks: int = 1
     slots: int = 1
     need: Need = Need()
+    adapter: int = 0  #: bytes of each slot that one LoRA adapter takes, at most
     granted: int = 0  #: bytes of each slot that it got
     halvings: int = 0
 
@@ -89,7 +90,9 @@ class Sizes:
             slots=devices if self._cpu else max(ranks, devices),  # the ranks of a CPU engine share its slot
         )
         tokens = self._tokens(model, size)
-        return replace(size, kv_tokens=tokens, need=self._need(model, size, tokens=tokens, measure=measure))
+        need = self._need(model, size, tokens=tokens, measure=measure)
+        size = replace(size, kv_tokens=tokens, need=need)
+        return replace(size, adapter=self.adapter_bytes(model, size))
 
     def adopted(self, config: EngineConfig, stats: EngineStats, *, slots: int) -> Size:
         """The size of an engine that is running already."""
@@ -103,6 +106,17 @@ class Sizes:
             need=Need(held, held),
             granted=held,
         )
+
+    def adapter_bytes(self, model: ServedModel, size: Size) -> int:
+        """Bytes that an adapter takes beside the model: our own engine merges it into a copy with a cache of its own.
+
+        vLLM has room for its adapters from the start.
+        """
+        if self._kind(model) != Transformers.kind or size.ranks > 1:
+            return 0
+        context = model.serving.context_length or model.context_length
+        tokens = max(context, size.kv_tokens // 4) if self._cpu else context  # `workers.engine.memory`
+        return model.parameters * WIDTHS[self.dtype(model)] + tokens * self.kv_bytes_per_token(model)
 
     def dtype(self, model: ServedModel) -> Dtype:
         """What the engine computes in."""

@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from workers.runtime.spares import Spares
 OWN: Final = "transformers"  # the kind that a spare process can become
 BLOCK_TOKENS: Final = {True: 32, False: 256}  # of our own engine's cache, on a CPU and on a GPU
 MOST_FRACTION: Final = 0.95
+LORA_RANK: Final = 64  # that an engine holds at least, whatever the adapters of its base are now
 
 log = logger(__name__)
 
@@ -35,12 +37,23 @@ log = logger(__name__)
 class Starter:
     """Starts the processes of this worker's engines. Used on the runner's loop."""
 
-    def __init__(self, settings: Settings, folders: Folders, devices: Devices, *, sizes: Sizes, spares: Spares) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folders: Folders,
+        devices: Devices,
+        *,
+        sizes: Sizes,
+        spares: Spares,
+        rank: Callable[[str], Awaitable[int]] | None = None,
+    ) -> None:
+        """`rank` tells the largest rank of the adapters that a base has now."""
         self._settings = settings
         self._folders = folders
         self._devices = devices
         self._sizes = sizes
         self._spares = spares
+        self._rank = rank
         self._cpu = settings.gpu_class == CPU
 
     async def start(self, engine: Engine) -> EngineProcess:
@@ -51,8 +64,9 @@ class Starter:
         """
         try:
             path = await asyncio.to_thread(engine.model.fetch)
+            rank = await self._rank(engine.model.digest) if self._rank and engine.kind != OWN else 0
             spare = self._spares.take() if engine.kind == OWN and engine.size.ranks == 1 else None
-            config = self._configure(engine, path)
+            config = self._configure(engine, path, rank=rank)
             if spare is not None:
                 config = config.model_copy(update={"log": self.log_of(engine.model.digest)})
             files = self.files(config.engine_id, engine.model.digest)
@@ -73,7 +87,7 @@ class Starter:
         log.info("engine starting", extra=about)
         return process
 
-    def _configure(self, engine: Engine, path: Path) -> EngineConfig:
+    def _configure(self, engine: Engine, path: Path, *, rank: int) -> EngineConfig:
         engine_id, settings, model = new_id(), self._settings, engine.model
         return EngineConfig(
             engine_id=str(engine_id),
@@ -89,6 +103,8 @@ class Starter:
             context_length=model.serving.context_length,
             num_blocks=self._blocks(engine) if engine.kind == OWN else None,
             max_in_flight=engine.size.admitted,
+            max_adapters=settings.engine_max_adapters,
+            lora_rank=max(LORA_RANK, rank),
             threads=settings.engine_threads or None,
             parent_pid=os.getpid(),
             detach_grace_s=settings.engine_handover_s,

@@ -41,17 +41,23 @@ ENDS = {
 
 
 class JobFailed(Exception):
-    """The work went wrong; `permanent` when another attempt would meet the same end.
+    """The work went wrong; `permanent` when another attempt would meet the same end, `lost` by no fault of the job's.
 
     What ends for good may leave rows all the same: `write` writes them in the transaction that ends the job.
     """
 
     def __init__(
-        self, error: JobError, *, permanent: bool = False, write: Callable[[Session], None] | None = None
+        self,
+        error: JobError,
+        *,
+        permanent: bool = False,
+        lost: bool = False,
+        write: Callable[[Session], None] | None = None,
     ) -> None:
         assert permanent or write is None, "another attempt would write its own rows"
         self.error = error
         self.permanent = permanent
+        self.lost = lost
         self.write = write
         super().__init__(error.title)
 
@@ -140,7 +146,12 @@ class Work:
 
     def failed(self, failure: JobFailed) -> Finish:
         """The end of work that went wrong."""
-        return self._finish(Outcome.FAILED, error=failure.error, permanent=failure.permanent, write=failure.write)
+        outcome = Outcome.LOST if failure.lost else Outcome.FAILED
+        return self._finish(outcome, error=failure.error, permanent=failure.permanent, write=failure.write)
+
+    def released(self, write: Callable[[Session], None]) -> Finish:
+        """The end of an attempt that another one goes on from at once, with what `write` has changed."""
+        return self._finish(Outcome.RELEASED, write=write)
 
     def _finish(
         self,

@@ -1,8 +1,8 @@
-"""Control tasks: what the courier does for a job outside any queue (`expand` a file, `merge` the lines of children).
+"""Control tasks: what the courier does for a job outside any queue (`expand` a file, `merge` lines, `plan` a late job).
 
-A handler is `<module of the job's kind>.<task's kind>(context, task)`. It opens its own transactions, and may
-run twice: its effect must be the same as of running once. When it returns, the task is removed; when it
-raises, the task is tried again, with growing pauses.
+A handler is `<module of the job's kind>.<task's kind>(context, task)`, or stands in a module for jobs of every kind. It
+opens its own transactions, and may run twice: its effect must be the same as of running once. When it returns, the task
+is removed; when it raises, the task is tried again, with growing pauses.
 """
 
 import random
@@ -33,6 +33,8 @@ MODULES: Mapping[str, str] = {
     "document_set": "workers.tasks.document_set",
     "inference": "workers.tasks.inference",
 }
+#: task's kind → module that does it for jobs of every kind
+ANY: Mapping[str, str] = {"plan": "workers.tasks.late"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def handler(task: Task) -> Handler:
     Raises:
         LookupError: nobody does tasks of this kind for jobs of that kind.
     """
-    path = MODULES.get(task.job_kind)
+    path = ANY.get(task.kind) or MODULES.get(task.job_kind)
     if path is None:
         raise LookupError(f"no module for control tasks of kind {task.job_kind!r}")
     found: Handler | None = getattr(import_module(path), task.kind, None)

@@ -261,6 +261,7 @@ class Checkpoint(Born, Base):
     __table_args__ = (
         Index("uq_checkpoints_step", "job_id", "attempt", "step", unique=True),
         Index("ix_checkpoints_manifest", "manifest", postgresql_using="gin", postgresql_ops=_PATHS),
+        Index("ix_checkpoints_model", "model_id", postgresql_where=text("model_id IS NOT NULL")),
     )
 
 

@@ -18,7 +18,6 @@ class TuningJob(Base):
     tenant_id: Mapped[UUID]
     model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))  #: the base of a tuning, the adapter of a merge
     name: Mapped[str]  #: that the result will have
-    openai: Mapped[dict[str, Any] | None]  #: what `/v1/fine_tuning/jobs` was given, where the job came from there
     relief: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  #: `shared.contracts.tuning.Relief`
     figures: Mapped[dict[str, Any] | None]  #: `shared.contracts.tuning.TuningFigures`
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)

@@ -86,6 +86,7 @@ class Demand(Base):
     mode: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     devices: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    ahead: Mapped[bool] = mapped_column(server_default=text("false"))  #: nobody waits yet: it drives no engine away
     wanted_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     claimed_by: Mapped[UUID | None]
     claimed_until: Mapped[datetime | None]

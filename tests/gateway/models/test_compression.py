@@ -19,7 +19,7 @@ from tests.services.compression import found, kept
 from tests.services.inference import build as models
 from tests.services.jobs import build as jobs
 
-RESULT = {"model": None, "artifact": None, "evaluation": None, "calibration": None}
+RESULT = dict.fromkeys(("model", "artifact", "evaluation", "calibration", "file", "figures"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from services.files import completion, uploads
 from services.files import service as files
 from services.files.completion import Joining
 from services.files.uploads import NewUpload
-from shared.db.models import BatchJob, Checkpoint, CompressionFile, DocumentSetFile, InferenceJob, Job
+from shared.db.models import BatchJob, Checkpoint, CompressionFile, DocumentSetFile, InferenceJob, Job, TuningFile
 from shared.db.session import Database
 from shared.ids import new_id
 from shared.manifest import Entry, Manifest
@@ -167,7 +167,11 @@ class TestReachable:
     def of_compression(session: Session, job: Job, file_id: UUID) -> None:
         session.add(CompressionFile(job_id=job.id, tenant_id=job.tenant_id, file_id=file_id))
 
-    @pytest.mark.parametrize("kind", ["of_inference", "of_batch", "of_documents", "of_compression"])
+    @staticmethod
+    def of_tuning(session: Session, job: Job, file_id: UUID) -> None:
+        session.add(TuningFile(job_id=job.id, tenant_id=job.tenant_id, file_id=file_id))
+
+    @pytest.mark.parametrize("kind", ["of_inference", "of_batch", "of_documents", "of_compression", "of_tuning"])
     def test_a_deleted_file_waits_for_the_jobs_that_read_it(
         self, database: Database, store: Store, tenant: UUID, *, kind: str, upload
     ):

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import typer
 
-from services.cli import compression_sources
+from services.cli import sources
 from services.cli.calibrate import app as calibrate
-from services.cli.compression_sources import Given, parse
 from services.cli.evaluate import app as evaluate
 from services.cli.output import ExitCode
 from services.cli.quantize import app as quantize
+from services.cli.sources import Given, parse
 from tests.services.cli.compression_answers import CALIBRATION, JOB, RESULT, job, run, script, sent
 from tests.services.cli.scripted import gateway, reply, stream
 
@@ -55,7 +55,7 @@ class TestUploads:
 
     @pytest.mark.parametrize(("expires_at", "uploads"), [(None, 0), (1, 1)], ids=["kept", "about to expire"])
     def test_what_was_sent_before_is_used_again(self, texts: Path, expires_at: int | None, uploads: int) -> None:
-        known = {"id": "file-old", "sha256": compression_sources._digest(texts), "expires_at": expires_at}
+        known = {"id": "file-old", "sha256": sources._digest(texts), "expires_at": expires_at}
         page = reply(200, {"data": [known], "has_more": False, "last_id": "file-old"})
         answers = [page, *script(uploads=uploads)[uploads:]] if uploads else [page, *script()]
         with gateway(*answers) as running:

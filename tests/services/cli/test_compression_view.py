@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from services.cli import compression_run, models
-from services.cli.compression_run import Pace
+from services.cli import models, pacing
 from services.cli.compression_view import compared, rows
 from services.cli.output import ExitCode
+from services.cli.pacing import Pace
 from tests.services.cli.compression_answers import figures, job, run
 from tests.services.cli.scripted import gateway, reply
 
@@ -17,7 +17,7 @@ class TestPace:
     @pytest.fixture
     def later(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         now = [100.0]
-        monkeypatch.setattr(compression_run, "monotonic", lambda: now[0])
+        monkeypatch.setattr(pacing, "monotonic", lambda: now[0])
 
         def pass_(seconds: float) -> None:
             now[0] += seconds

@@ -63,6 +63,7 @@ class TestDemo:
             "batch",
             "documents",
             "compress",
+            "tune",
             "down",
         ]
         assert "the signature is genuine" in told
@@ -81,6 +82,11 @@ class TestDemo:
             assert made["figures"][role]["served"]["engine"] == "transformers", made["figures"][role]["not_served"]
         assert made["figures"]["candidate"]["weight_bytes"] < 0.75 * made["figures"]["baseline"]["weight_bytes"]
         assert "text: perplexity" in told
+        taught = report["tuning"]
+        assert taught["model"]
+        assert taught["exact_match"]["before"] == 0
+        assert taught["exact_match"]["after"] >= 0.9
+        assert "held-out questions: 0% before" in told
         assert left_behind(env) == []
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,8 +13,9 @@ from services.catalog.register import Staged, stage
 from services.catalog.rules import ModelInUse, NameTaken
 from services.catalog.tree import FolderTree
 from services.compression import finishing, orders, repository, service
-from services.compression.service import NoResult, Wanted
-from services.jobs import lifecycle
+from services.compression.service import Wanted
+from services.jobs import lifecycle, results
+from services.jobs.results import NoResult
 from services.jobs.types import Claim, Outcome
 from shared.contracts.evaluation import Gate, judge
 from shared.contracts.forge_orders import QuantizationResult
@@ -87,8 +88,8 @@ class TestCalibration:
 
     def test_is_the_result(self, session: Session, tenant: UUID, tiny: Model) -> None:
         made = calibration(session, tenant)
-        shown = service.result(session, tenant, made.job_id)
-        assert (shown.calibration_id, shown.artifact_id, shown.model) == (made.id, made.artifact_id, tiny)
+        shown = results.of_job(session, tenant, made.job_id)
+        assert (shown.calibration_id, shown.artifact_id, shown.model_id) == (made.id, made.artifact_id, tiny.id)
 
     def test_of_two_jobs_the_first_counts(self, session: Session, tenant: UUID) -> None:
         first = calibration(session, tenant)
@@ -104,7 +105,7 @@ class TestCalibration:
         )
         end(session, claim)
         assert kept.id == first.id
-        shown = service.result(session, tenant, claim.job_id)
+        shown = results.of_job(session, tenant, claim.job_id)
         assert (shown.calibration_id, shown.artifact_id) == (first.id, first.artifact_id)
         assert service.calibrations(session, tenant, Wanted(9, job_id=claim.job_id)) == [first]
 
@@ -113,14 +114,14 @@ class TestCalibration:
         claim = claimed(session, tenant, "calibration")
         finishing.use_calibration(session, claim, first)
         end(session, claim)
-        assert service.result(session, tenant, claim.job_id).calibration_id == first.id
+        assert results.of_job(session, tenant, claim.job_id).calibration_id == first.id
 
 
 @pytest.mark.usefixtures("tiny")
 class TestEvaluation:
     def test_is_the_result(self, session: Session, tenant: UUID, tiny: Model) -> None:
         made = evaluation(session, tenant)
-        shown = service.result(session, tenant, made.job_id)
+        shown = results.of_job(session, tenant, made.job_id)
         assert (shown.evaluation_id, shown.artifact_id) == (made.id, made.report_id)
         assert (made.model_id, made.baseline_id, made.passed, made.failures) == (tiny.id, None, None, [])
 
@@ -141,8 +142,8 @@ class TestEvaluation:
         session.refresh(kept)
         assert (kept.passed, kept.gate, kept.model_id) == (False, {"max_ppl_increase": 0.001}, None)
         assert kept.failures[0].startswith("text: ppl_increase is")
-        shown = service.result(session, tenant, claim.job_id)
-        assert (shown.model, shown.evaluation_id) == (None, kept.id)
+        shown = results.of_job(session, tenant, claim.job_id)
+        assert (shown.model_id, shown.evaluation_id) == (None, kept.id)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -161,8 +162,8 @@ class TestQuantization:
         assert (source["type"], source["job_id"]) == ("quantization", str(claim.job_id))
         assert {"scheme": "int8", "method": "gptq", "layers": 21}.items() <= source["recipe"].items()
         assert [(each["name"], each["sha256"]) for each in source["data"]] == [(f"mine.jsonl ({file})", "ef" * 32)]
-        shown = service.result(session, tenant, claim.job_id)
-        assert (shown.model, shown.artifact_id, shown.evaluation_id) == (made, None, None)
+        shown = results.of_job(session, tenant, claim.job_id)
+        assert (shown.model_id, shown.artifact_id, shown.evaluation_id) == (made.id, None, None)
 
     def test_may_be_written_again_after_a_lost_commit(self, session: Session, tenant: UUID, staged) -> None:
         claim = claimed(session, tenant, "quantization", scheme="bf16")
@@ -185,21 +186,22 @@ class TestResult:
     def test_comes_with_the_end(self, session: Session, tenant: UUID, tiny: Model) -> None:
         job = submit(session, tenant, "evaluation")
         with pytest.raises(NoResult):
-            service.result(session, tenant, job.id)
+            results.of_job(session, tenant, job.id)
         lifecycle.cancel(session, tenant, job.id, reason="requested")
-        shown = service.result(session, tenant, job.id)
-        assert (shown.model, shown.artifact_id, shown.evaluation_id, shown.calibration_id) == (tiny, None, None, None)
+        shown = results.of_job(session, tenant, job.id)
+        made = (shown.artifact_id, shown.evaluation_id, shown.calibration_id)
+        assert (shown.model_id, *made) == (tiny.id, None, None, None)
 
     def test_of_another_kind_is_elsewhere(self, session: Session, tenant: UUID) -> None:
         job = build.job(session, tenant)
         with pytest.raises(NoResult) as error:
-            service.result(session, tenant, job.id)
+            results.of_job(session, tenant, job.id)
         assert (error.value.status, error.value.code) == (404, "no_result")
 
     def test_is_its_tenants(self, session: Session, tenant: UUID) -> None:
         job = submit(session, tenant, "evaluation")
         with pytest.raises(NotFound):
-            service.result(session, build.tenant(session), job.id)
+            results.of_job(session, build.tenant(session), job.id)
 
 
 @pytest.mark.usefixtures("tiny")

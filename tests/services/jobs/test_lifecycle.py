@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from services.jobs import lifecycle, repository, service
-from services.jobs.types import Beat, LineRecord, Outcome
+from services.jobs.types import Beat, LineRecord, Outcome, Saved
 from shared.contracts.jobs import State, Usage
 from shared.db.models import Attempt, ControlTask, Job, JobEvent, Outbox, UsageRow
 from shared.db.session import Database
@@ -123,7 +123,7 @@ class TestFence:
     def test_checkpoint_moves_the_pointer_and_tells(self, session: Session, tenant: UUID) -> None:
         job = build.job(session, tenant)
         (claimed,) = build.claim(session)
-        made = lifecycle.checkpoint(session, claimed, step=5, fingerprint="f", manifest=[])
+        made = lifecycle.checkpoint(session, claimed, Saved(step=5, fingerprint="f", manifest=[]))
         assert session.get_one(Job, job.id, populate_existing=True).checkpoint_id == made
         assert events_of(session, job)[-1] == "job.checkpoint"
 
@@ -216,6 +216,18 @@ class TestLost:
             lifecycle.reap(session)
             assert build.state(session, job.id) == expected
         assert session.get_one(Job, job.id).error["code"] == "worker_lost"  # type: ignore[index]
+
+    def test_an_attempt_that_kept_a_checkpoint_has_got_further(self, session: Session, tenant: UUID) -> None:
+        """Steps that an earlier attempt had done already say nothing: the next one begins at the checkpoint."""
+        job = build.job(session, tenant, max_lost=2)
+        for attempt, kept in enumerate((0, 20, 40, 0), 1):
+            (claimed,) = build.claim(session)
+            lifecycle.beat(session, [Beat(job.id, claimed.attempt, done=100 if attempt == 1 else 50)])
+            if kept:
+                lifecycle.checkpoint(session, claimed, Saved(step=kept, fingerprint="f", manifest=[]))
+            (ended,) = lifecycle.end(session, [build.ending(claimed, Outcome.LOST)])
+            row = session.get_one(Job, job.id, populate_existing=True)
+            assert (row.lost_count, ended.state) == ((1, State.QUEUED) if attempt < 4 else (2, State.FAILED))
 
     def test_an_attempt_that_got_further_starts_the_count_again(self, session: Session, tenant: UUID) -> None:
         job = build.job(session, tenant, max_lost=2, lines=build.lines(9))

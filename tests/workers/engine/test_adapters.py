@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from tests.support.polling import wait_until
 from tests.workers.engine.conftest import YARD_TINY
 from tests.workers.engine.plain import Plain
+from workers.engine.adapters import merged
 
 PROMPT = "def read_lines(path):\n"
 ASKED = {"prompt": PROMPT, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
@@ -211,3 +214,33 @@ class TestRefusals:
         with (torn / "adapter_model.safetensors").open("r+b") as file:
             file.truncate(2000)
         assert "adapter_model.safetensors" in load(engine, "x", torn).json()["error"]["message"]
+
+
+class TestPeft:
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            {"r": 8, "lora_alpha": 16},
+            {"r": 8, "lora_alpha": 16, "use_rslora": True},
+            {
+                "r": 4,
+                "lora_alpha": 6,
+                "use_rslora": True,
+                "rank_pattern": {"q_proj": 9},
+                "alpha_pattern": {"v_proj": 2},
+            },
+        ],
+    )
+    def test_what_it_writes_is_merged_as_it_computes(self, tmp_path, shape):
+        base = AutoModelForCausalLM.from_pretrained(YARD_TINY, dtype=torch.float32)
+        tuned = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False, **shape))
+        tuned.save_pretrained(tmp_path)
+        tokens = torch.arange(5, 37).reshape(2, 16)
+        with torch.no_grad():
+            expected = tuned(tokens).logits
+            network = merged(AutoModelForCausalLM.from_pretrained(YARD_TINY, dtype=torch.float32), tmp_path)
+            logits = network(tokens).logits
+        assert torch.allclose(logits, expected, atol=1e-4)
+        with torch.no_grad(), tuned.disable_adapter():
+            plain = tuned(tokens).logits
+        assert not torch.allclose(plain, expected, atol=1e-1)

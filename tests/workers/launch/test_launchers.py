@@ -37,6 +37,11 @@ def guard_of(built: Command) -> GuardConfig:
     return GuardConfig.model_validate_json(built.files[Path(built.argv[-1])])
 
 
+def after(argv: list[str], flag: str) -> str:
+    """The argument of a flag."""
+    return argv[argv.index(flag) + 1]
+
+
 def server(kind: str, folder: Path, **more) -> list[str]:
     return list(guard_of(command(kind, folder, **more)).argv)
 
@@ -127,6 +132,14 @@ class TestVllm:
     def test_adapters_cost_something_and_can_be_left_out(self, tmp_path) -> None:
         assert "--enable-lora" in server("vllm", tmp_path)
         assert "--enable-lora" not in server("vllm", tmp_path, settings={"vllm_adapters": False})
+
+    @pytest.mark.parametrize(("largest", "room"), [(1, "8"), (64, "64"), (65, "128"), (256, "256")])
+    def test_there_is_room_for_the_largest_rank(self, tmp_path, largest, room) -> None:
+        assert after(server("vllm", tmp_path, lora_rank=largest, max_adapters=9), "--max-lora-rank") == room
+
+    def test_adapters_beyond_a_batch_wait_on_the_host(self, tmp_path) -> None:
+        argv = server("vllm", tmp_path, max_adapters=9)
+        assert (after(argv, "--max-loras"), after(argv, "--max-cpu-loras")) == ("4", "9")
 
     def test_embeddings_are_an_engine_of_their_own(self, tmp_path) -> None:
         guard = guard_of(command("vllm", tmp_path, mode=Mode.EMBED))

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,9 +32,9 @@ W8A8 = {
 }
 
 
-def adapter(folder: Path, *, rank: int = 8) -> Path:
+def adapter(folder: Path, *, rank: int = 8, seed: int = 1, **config: Any) -> Path:
     """A LoRA adapter that changes every answer, in PEFT's format."""
-    generator, weights = torch.Generator().manual_seed(1), {}
+    generator, weights = torch.Generator().manual_seed(seed), {}
     for name, tensor in load_file(YARD_TINY / "model.safetensors").items():
         if name.endswith(("q_proj.weight", "v_proj.weight")):
             rows, columns = tensor.shape
@@ -43,7 +44,22 @@ def adapter(folder: Path, *, rank: int = 8) -> Path:
     folder.mkdir()
     save_file(weights, folder / "adapter_model.safetensors")
     told = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 16, "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps({**told, "target_modules": ["q_proj", "v_proj"]}))
+    (folder / "adapter_config.json").write_text(json.dumps({**told, "target_modules": ["q_proj", "v_proj"], **config}))
+    return folder
+
+
+def merged(folder: Path, lora: Path, *, scale: float) -> Path:
+    """yard-tiny with an adapter added to its weights, by hand."""
+    shutil.copytree(YARD_TINY, folder)
+    weights = {name: tensor.float() for name, tensor in load_file(YARD_TINY / "model.safetensors").items()}
+    halves = load_file(lora / "adapter_model.safetensors")
+    for name, down in halves.items():
+        if name.endswith(".lora_A.weight"):
+            module = name.removesuffix(".lora_A.weight")
+            weights[f"{module.removeprefix('base_model.model.')}.weight"] += (
+                scale * halves[f"{module}.lora_B.weight"] @ down
+            )
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 from shared.contracts.engine import EngineState
 from tests.support.guarded import NAME, GuardedServer
 from tests.workers.engine.plain import Plain
-from tests.workers.vllm.checkpoints import adapter
+from tests.workers.vllm.checkpoints import adapter, merged
 
 PROMPT = "def read_lines(path):\n"
 GREEDY = {"prompt": PROMPT, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
@@ -91,6 +91,25 @@ class TestAdapters:
         assert engine.stats().adapters == ()
         assert engine.client.post("/v1/completions", json={"model": loaded, "prompt": "x"}).status_code == 404
         assert engine.complete(**GREEDY)["text"] == base
+
+    def test_two_answer_at_once_each_by_its_own_scale(self, engine: GuardedServer, tmp_path: Path) -> None:
+        scales = {"plain": 16 / 8, "stabilised": 16 / 8**0.5}  # alpha/r, and alpha/√r: arXiv 2312.03732
+        expected = {}
+        for name, scale in scales.items():
+            lora = adapter(tmp_path / name, seed=len(name), use_rslora=name == "stabilised")
+            body = {"lora_name": name, "lora_path": str(lora)}
+            engine.client.post("/v1/load_lora_adapter", json=body).raise_for_status()
+            expected[name] = Plain(merged(tmp_path / f"{name}-merged", lora, scale=scale)).complete(PROMPT, 16)
+        assert set(engine.stats().adapters) == set(scales)
+        with ThreadPoolExecutor(8) as threads:
+            asked = [*scales, NAME] * 8
+            answers = list(threads.map(lambda name: engine.complete(**GREEDY | {"model": name})["text"], asked))
+        told = {name: {answer for asked_for, answer in zip(asked, answers, strict=True) if asked_for == name}
+                for name in scales}  # fmt: skip
+        assert told == {name: {text} for name, text in expected.items()}
+        assert set(engine.stats().adapters_idle_s) == set(scales)
+        for name in scales:
+            engine.client.post("/v1/unload_lora_adapter", json={"lora_name": name}).raise_for_status()
 
     def test_a_folder_that_is_no_adapter_is_refused(self, engine: GuardedServer, tmp_path: Path) -> None:
         refused = engine.client.post("/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": str(tmp_path)})

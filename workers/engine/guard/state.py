@@ -85,6 +85,11 @@ class Guarded:
             ready_at=self._ready_at,
             modes=self.config.modes,
             adapters=adapters,
+            adapters_idle_s={
+                name: round(max(0.0, time.time() - at), 3)
+                for name, at in figures.adapters_at.items()
+                if name in adapters
+            },
             memory_bytes=self._memory(),
             lifelines=self.lifelines.open,
             detached=self.lifelines.detached,

@@ -30,7 +30,7 @@ COMPARED_CHARACTERS = 8_192
 CLUSTERS = 64
 _WORDS = 2**14  # of TF-IDF, the most frequent ones: a cluster's centre is a dense vector
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = rf"(?u)[{_CJK}]|[^\W{_CJK}]+"
+WORD = rf"(?u)[{_CJK}]|[^\W{_CJK}]+"
 
 # Why a text is left out.
 TOO_SHORT = "too_short"  #: fewer than `min_characters`
@@ -85,7 +85,7 @@ def _cleaned(sources: Sequence[Sequence[Text]], sampling: Sampling) -> Chosen:
             return TOO_SHORT
         if not sampling.deduplicate:
             return None
-        digest = blake2b(" ".join(words.split()).casefold().encode(), digest_size=16).digest()
+        digest = fingerprint(words)
         if digest in seen:
             return DUPLICATE
         seen.add(digest)
@@ -101,6 +101,12 @@ def _cleaned(sources: Sequence[Sequence[Text]], sampling: Sampling) -> Chosen:
             else:
                 left_out[reason] += 1
     return Chosen(kept, left_out)
+
+
+def fingerprint(*parts: str) -> bytes:
+    """The same of texts that differ in case and white space alone; 16 bytes."""
+    plain = "\0".join(" ".join(part.split()).casefold() for part in parts)
+    return blake2b(plain.encode(), digest_size=16).digest()
 
 
 def _characters(text: Text) -> int:
@@ -129,7 +135,7 @@ def _diverse(chosen: Chosen, sampling: Sampling) -> Chosen:
     flat = [(index, text) for index, texts in enumerate(chosen.sources) for text in texts]
     if not flat:
         return chosen
-    vectors = _vectors([text for _, text in flat])
+    vectors = _vectors([text.words for _, text in flat])
     clusters = _clusters(vectors, count=min(sampling.samples, CLUSTERS, len(flat)), seed=sampling.seed)
     ordered: list[list[Text]] = [[] for _ in chosen.sources]
     for turn in zip_longest(*clusters):
@@ -159,10 +165,12 @@ def _similar(chosen: Chosen, reference: Sequence[Text], share: float) -> Chosen:
     flat = [text for texts in chosen.sources for text in texts]
     if not flat:
         return chosen
-    vectors = _vectors([*flat, *reference[:COMPARED]])
-    centre = np.asarray(vectors[len(flat) :].mean(axis=0)).ravel()
-    similarities = vectors[: len(flat)] @ centre  # rows have length 1: cosines, but for one factor
-    best = set(np.argsort(-similarities, kind="stable")[: ceil(share * len(flat))].tolist())
+    best = most_similar(
+        [text.words for text in flat],
+        [text.words for text in reference],
+        share=share,
+        otherwise="strategy random does not",
+    )
     kept: list[list[Text]] = []
     first = 0
     for texts in chosen.sources:
@@ -171,16 +179,28 @@ def _similar(chosen: Chosen, reference: Sequence[Text], share: float) -> Chosen:
     return Chosen(kept, chosen.left_out + Counter({DISSIMILAR: len(flat) - len(best)}))
 
 
-def _vectors(texts: Sequence[Text]) -> Any:
+def most_similar(texts: Sequence[str], reference: Sequence[str], *, share: float, otherwise: str) -> set[int]:
+    """Indices of the `share` of the texts whose TF-IDF vectors have the largest cosine with the reference's mean.
+
+    Of the reference `COMPARED` texts count, of every text `COMPARED_CHARACTERS`. `otherwise` is for the error.
+
+    Raises:
+        Refused: `invalid_data`, when the texts have no words.
+    """
+    vectors = _vectors([*texts, *reference[:COMPARED]], otherwise=otherwise)
+    centre = np.asarray(vectors[len(texts) :].mean(axis=0)).ravel()
+    similarities = vectors[: len(texts)] @ centre  # rows have length 1: cosines, but for one factor
+    return set(np.argsort(-similarities, kind="stable")[: ceil(share * len(texts))].tolist())
+
+
+def _vectors(texts: Sequence[str], *, otherwise: str = "strategy random does not") -> Any:
     """TF-IDF, one row of length 1 a text (scipy's CSR)."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - a second, for two of four strategies
 
-    vectorizer = TfidfVectorizer(token_pattern=_WORD, max_features=_WORDS, sublinear_tf=True, dtype=np.float32)
+    vectorizer = TfidfVectorizer(token_pattern=WORD, max_features=_WORDS, sublinear_tf=True, dtype=np.float32)
     try:
-        return vectorizer.fit_transform(text.words[:COMPARED_CHARACTERS] for text in texts)
+        return vectorizer.fit_transform(text[:COMPARED_CHARACTERS] for text in texts)
     except ValueError as error:
         if "empty vocabulary" not in str(error):
             raise
-        raise Refused(
-            "invalid_data", "The texts have no words to compare them by", "strategy random does not"
-        ) from None
+        raise Refused("invalid_data", "The texts have no words to compare them by", otherwise) from None

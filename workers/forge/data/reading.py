@@ -63,24 +63,28 @@ def parsed(data: Data, parse: Callable[[dict[str, Any]], T]) -> list[tuple[int, 
     Raises:
         Refused: `invalid_data`, as `read` does.
     """
+    good, bad = scanned(data, parse)
+    if bad:
+        shown = "; ".join(f"line {number}: {why}" for number, why in bad[:SHOWN])
+        more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
+        raise Refused(
+            "invalid_data",
+            f"{len(bad):,} of the {len(bad) + len(good):,} lines of {data.name} cannot be used",
+            f"{data.name}: {shown}{more}",
+        )
+    return good
+
+
+def scanned(data: Data, parse: Callable[[dict[str, Any]], T]) -> tuple[list[tuple[int, T]], list[tuple[int, str]]]:
+    """1-based number and value of every good line; number of every bad one, and what is wrong with it."""
     good: list[tuple[int, T]] = []
-    bad: list[str] = []
-    count = 0
+    bad: list[tuple[int, str]] = []
     for number, line in _lines(data):
         try:
             good.append((number, parse(_object(line))))
         except BadLine as error:
-            count += 1
-            if count <= SHOWN:
-                bad.append(f"line {number}: {error}")
-    if count:
-        more = f"; and {count - SHOWN:,} more" if count > SHOWN else ""
-        raise Refused(
-            "invalid_data",
-            f"{count:,} of the {count + len(good):,} lines of {data.name} cannot be used",
-            f"{data.name}: {'; '.join(bad)}{more}",
-        )
-    return good
+            bad.append((number, str(error)))
+    return good, bad
 
 
 def _lines(data: Data) -> Iterator[tuple[int, bytes]]:
@@ -151,11 +155,18 @@ def messages(value: dict[str, Any], key: str) -> Chat:
 
 def _turn(message: Any, where: str) -> Turn:
     match message:
-        case {"role": str(role), "content": str(content)} if role:
-            return Turn(role, content)
-        case {"role": str(role), "content": [*parts]} if role:
-            return Turn(role, "".join(_part(part, where) for part in parts))
+        case {"role": str(role), "content": (str() | list()) as content} if role:
+            return Turn(role, said(content, where))
     raise BadLine(f"{where} needs a role and a content, two strings")
+
+
+def said(content: str | list[Any], where: str) -> str:
+    """A message's content as one string: it is one, or parts of type `text`.
+
+    Raises:
+        BadLine: there is another part.
+    """
+    return content if isinstance(content, str) else "".join(_part(part, where) for part in content)
 
 
 def _part(part: Any, where: str) -> str:

@@ -40,7 +40,8 @@ class Encoder:
         self._tell = tell
         self._renderer = Renderer(tokenizer)
         self._told: set[str] = set()
-        self._prefix, self._suffix = _frame(tokenizer)
+        #: what the tokenizer puts before and after a text
+        self.prefix, self.suffix = _frame(tokenizer)
         eos: int | None = tokenizer.eos_token_id
         self._eos = [] if eos is None else [eos]
         #: attention masks hide it
@@ -79,13 +80,13 @@ class Encoder:
         if rendered.chat:
             ended = bool(self._eos) and rendered.text.rstrip().endswith(self._tokenizer.eos_token)
             return ids if ended else ids + self._eos
-        return self._prefix + ids + (self._suffix or self._eos)
+        return self.prefix + ids + (self.suffix or self._eos)
 
     def alone(self, ids: list[int], rendered: Rendered, *, length: int) -> list[int]:
         """A run of its own, cut to `length` within what the tokenizer puts around a text."""
         if rendered.chat:
             return ids[:length]
-        return self._prefix + ids[: length - len(self._prefix) - len(self._suffix)] + self._suffix
+        return self.prefix + ids[: length - len(self.prefix) - len(self.suffix)] + self.suffix
 
     def _say_once(self, what: str, message: str) -> None:
         if what not in self._told:

@@ -12,7 +12,7 @@ _WIDTH, _ROW, _FRAME = 8.0, 0.52, 1.3  # inches: of a chart, of a pair of bars, 
 _DPI = 120
 _BAR = 0.38  # of a pair's height
 _OUT_OF_100 = ("bleu", "chrf")
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -39,7 +39,7 @@ def draw(figures: EvaluationFigures, folder: Path, *, kl: Mapping[str, Sequence[
     """Write what there is to show, and name it. `kl` holds each text task's mean KL divergence a sequence, in nats."""
     import matplotlib as mpl  # noqa: PLC0415 - a second, at the end of what takes minutes
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         drawn = {
             "size.png": _size(figures),
             "perplexity.png": _perplexity(figures),

@@ -18,7 +18,7 @@ from workers.runtime.launch.order import Command, Order
 #: `make setup-vllm` puts it beside the code
 PYTHON: Final = Path(__file__).resolve().parents[3] / ".venv-vllm" / "bin" / "python"
 MODULE: Final = "vllm.entrypoints.openai.api_server"
-LORA_RANK: Final = 64  # the largest that is accepted; vLLM reserves room for it
+LORA_RANKS: Final = (8, 16, 32, 64, 128, 256, 512)  # that `--max-lora-rank` may be; vLLM reserves room for it
 KV_BYTES: Final = 2**30  # of a CPU engine whose model's size is not known
 #: As /v1/embeddings of the transformers engine: the last token's final norm, L2-normalised.
 POOLING: Final = {"pooling_type": "LAST", "use_activation": True}
@@ -63,9 +63,14 @@ class Vllm:
             return generate
         held = order.config.max_adapters
         return [
-            *generate, "--enable-lora", "--max-lora-rank", str(LORA_RANK),
+            *generate, "--enable-lora", "--max-lora-rank", str(_rank(order.config.lora_rank)),
             "--max-loras", str(min(held, 4)), "--max-cpu-loras", str(held),
         ]  # fmt: skip
+
+
+def _rank(largest: int) -> int:
+    """The smallest that vLLM can be started for and that holds `largest`."""
+    return next((rank for rank in LORA_RANKS if rank >= largest), LORA_RANKS[-1])
 
 
 def _names(order: Order) -> tuple[str, ...]:

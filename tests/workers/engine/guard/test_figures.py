@@ -32,6 +32,14 @@ class TestFigures:
         figures = read("vllm:kv_cache_usage_perc 0.25\n")
         assert (figures.blocks_total, figures.blocks_free) == (1000, 750)
 
+    def test_each_adapter_was_at_work_when_its_newest_sample_says(self) -> None:
+        page = """
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="",waiting_lora_adapters=""} 1.3e+09
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="a",waiting_lora_adapters="b,c"} 1.1e+09
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="a, b",waiting_lora_adapters=""} 1.2e+09
+"""
+        assert read(page).adapters_at == {"a": 1.2e9, "b": 1.2e9, "c": 1.1e9}
+
     def test_another_servers_page_says_nothing(self) -> None:
         assert read("# TYPE up gauge\nup 1\nllamacpp:requests_processing 4\n") == NOTHING
 

@@ -69,21 +69,25 @@ def parse(text: str, option: str) -> Given:
     return Given(named.name, named.path, number)
 
 
-def send(client: Client, given: Iterable[Given]) -> Sent:
-    """Upload the files that are here, unless the platform has their content already.
+def given(names: Iterable[str] | None, option: str) -> list[Given]:
+    """What an option named, in its order. Raises typer.BadParameter: a file is not there."""
+    return [parse(name, option) for name in names or ()]
+
+
+def send(client: Client, texts: Iterable[Given], *, purpose: Purpose) -> Sent:
+    """Upload the files that are here, unless the platform has their content already, of that purpose.
 
     Raises:
         NoFile: one of them cannot be read.
         Refused, Unreachable: as the gateway answers.
     """
-    digests = {str(each.path): _digest(each.path) for each in given if each.path is not None}
+    digests = {str(each.path): _digest(each.path) for each in texts if each.path is not None}
     if not digests:
         return Sent({}, ())
-    known = _known(client)
+    known = _known(client, purpose)
     fresh = {digest: path for path, digest in digests.items() if digest not in known}
-    uploaded = send_all(
-        client, [Outgoing(Path(path), Path(path).name, Purpose.CALIBRATION, KEPT_S) for path in fresh.values()]
-    )
+    files = [Outgoing(Path(path), Path(path).name, purpose, KEPT_S) for path in fresh.values()]
+    uploaded = send_all(client, files) if files else []
     new = dict(zip(fresh, (each["id"] for each in uploaded), strict=True))
     return Sent({path: (known | new)[digest] for path, digest in digests.items()}, tuple(new.values()))
 
@@ -113,8 +117,8 @@ def _digest(path: Path) -> str:
         raise NoFile(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _known(client: Client) -> dict[str, str]:
+def _known(client: Client, purpose: Purpose) -> dict[str, str]:
     """Ids of files that were sent before, by the sha256 of their content."""
     least = datetime.now(UTC).timestamp() + LEFT_S
-    rows, _ = client.rows("/v1/files", limit=None, purpose=Purpose.CALIBRATION.value)
+    rows, _ = client.rows("/v1/files", limit=None, purpose=purpose.value)
     return {row["sha256"]: row["id"] for row in rows if not row["expires_at"] or row["expires_at"] > least}
