@@ -23,7 +23,6 @@ READS_ENVIRONMENT: dict[str, str] = {
 LONG: dict[str, str] = {
     "gateway/openapi_examples.py": "data: a request and an answer for every route",
     "migrations/versions/0001_initial.py": "a schema is read in one piece, and comes from the models",
-    "services/jobs/service.py": "the verbs of a job, one function each",
     "tests/support/scripted_engine.py": "one file, because workers start it by its path",
     "tests/services/jobs/test_lifecycle.py": "one edge of the table after the other",
 }

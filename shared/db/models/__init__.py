@@ -10,18 +10,16 @@ from shared.db.models.files import File, Garbage, Upload, UploadPart
 from shared.db.models.inference import InferenceJob
 from shared.db.models.jobs import (
     CLAIMABLE,
-    Artifact,
     Attempt,
-    Checkpoint,
     IdempotencyKey,
     Job,
     JobEvent,
     JobItem,
     JobLog,
-    JobMetric,
     UsageRow,
 )
 from shared.db.models.outbox import ControlTask, Outbox, WebhookAttempt, WebhookDelivery
+from shared.db.models.results import Artifact, Checkpoint, JobMetric
 from shared.db.models.tuning import TuningFile, TuningJob
 from shared.db.models.yard import Demand, Engine, EngineMeasure, FairShare, Worker
 

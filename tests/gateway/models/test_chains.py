@@ -8,7 +8,7 @@ import httpx
 from shared.db.models import Model
 from tests.gateway.conftest import Gateway
 from tests.gateway.served import PROBE, refused, rows
-from tests.services.jobs.test_late import asked
+from tests.services.jobs.late.chains import asked
 
 TinyModel = Callable[..., Model]
 
