@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from shared.contracts.jobs import Contract, JobError, Text
 
 LINE_BYTES = 1024**2  #: longest message: a result may name every layer of a model
+CHECKPOINT_FORMAT: Literal[1] = 1  #: grows when checkpoints become others: nobody goes on from one of another format
 EXIT_STOPPED = 64  #: exit status: told to stop; the last checkpoint is where to go on
 EXIT_FAILED = 70  #: exit status: an `error` message said why
 EXIT_ORPHANED = 75  #: exit status: the worker is gone

@@ -32,7 +32,7 @@ EARLY = 0.25  # of the kills do not wait for the run to train again
 STEPS_A_KILL, EVERY, BATCH = 20, 8, 8
 #: of a step that anybody has heard of, a kill comes so much later (s): figures are written every second
 LATER = 1.0
-STARTING = 8.0  # of a forge: an early kill comes in the midst of it
+STARTING = 8.0  # s after the kill before, at most: an early kill meets the next forge's start, or its first steps
 AGAIN_S, END_S = 180.0, 600.0
 CONSTANTS = {"lease_ttl_s": 10}
 
@@ -195,6 +195,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+    if asked.kills < 2:
+        parser.error("--kills: two at least, the first at the start and the last at the end")
     begun, steps = time.monotonic(), STEPS_A_KILL * asked.kills
 
     def say(told: str) -> None:

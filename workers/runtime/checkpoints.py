@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from services.jobs import lifecycle, repository
 from services.jobs.types import Claim, Saved
 from shared import failpoints
-from shared.contracts.forge import Resume
+from shared.contracts.forge import CHECKPOINT_FORMAT, Resume
 from shared.db.models import Checkpoint
 from shared.errors import Fenced
 from shared.manifest import Manifest
@@ -58,8 +58,9 @@ class Policy:
 
 
 def fingerprint(claim: Claim) -> str:
-    """What must be equal for a checkpoint to be of use: the kind and its whole spec."""
-    return hashlib.sha256(orjson.dumps([claim.kind, claim.spec], option=orjson.OPT_SORT_KEYS)).hexdigest()
+    """What must be equal for a checkpoint to be of use: the kind, its whole spec, and how checkpoints are written."""
+    told = [claim.kind, claim.spec, CHECKPOINT_FORMAT]
+    return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class Keeper:

@@ -7,11 +7,12 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from shared.contracts.forge import CHECKPOINT_FORMAT
 from shared.contracts.tuning import Relief, Setting
 from workers.forge.ranks import rank
 from workers.forge.tuning.following import History, Totals
@@ -29,7 +30,9 @@ WEIGHT: Final = "weight"
 class Place(BaseModel):
     """Where a run stands after a step; beside `trainer_state.json`, which is transformers' own."""
 
-    version: Literal[1] = 1
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1] = CHECKPOINT_FORMAT
     step: int
     data_sha256: str
     seed: int
