@@ -66,10 +66,10 @@ class TestOneProcess:
         bots = [register(world, folder.name, folder, base=base) for folder in adapters]
         world.runner(engine_bind="127.0.0.1")
         met(world, bots[0].id)
-        met(world, bots[1].id)
+        both = {bot.digest for bot in bots}  # the second one is loaded before anybody asks for it
+        wait_until(lambda: [each.adapters for each in replicas(world)] == [both], timeout=30, what="both are served")
         (replica,) = replicas(world)
         assert replica.digest == base.digest
-        assert replica.adapters == {bot.digest for bot in bots}
         assert set(replica.modes) == {"generate", "embed"}
         assert replica.address.startswith("http://127.0.0.1:")
         headers = {"Authorization": f"Bearer {replica.token}"}
