@@ -1,7 +1,6 @@
-"""`modelyard tune` and `merge`: what is sent, what is refused before anything is, what is shown at the end."""
+"""`modelyard tune` and `merge`: what is sent, and what is refused before anything is."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,23 +10,6 @@ from shared.contracts.tuning import Checkpoints, Lora, Preparation, Training, Tu
 from tests.services.cli.compression_answers import JOB, run, sent
 from tests.services.cli.scripted import gateway, reply
 from tests.services.cli.tuning_answers import script
-
-DRAFT: dict[str, Any] = {
-    "plan": {"queue": "h200.forge", "reason": "the cheapest that fits"},
-    "advice": {
-        "memory": {"weights": 15 << 30, "activations": 30 << 30, "total": 45 << 30, "room": 130 << 30},
-        "setting": {
-            "devices": 2, "batch_size": 16, "micro_batch_size": 4, "accumulation": 2, "max_length": 2048,
-            "precision": "bf16", "gradient_checkpointing": False, "compiled": True, "activation_offloading": False,
-            "packing": True,
-        },
-        "trainable_parameters": 41_943_040, "tokens": 1_000_000, "steps": 31, "tokens_per_second": 16_000,
-        "seconds": 92.5, "cost": 0.091, "words": ["about 92 s, by the size of the files: a guess"],
-    },
-    "on_success": [
-        {"kind": "merge", "plan": {"reason": "planned when the job before it has made its model"}, "on_success": []}
-    ],
-}  # fmt: skip
 
 
 @pytest.fixture
