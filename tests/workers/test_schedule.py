@@ -151,7 +151,8 @@ class TestRelay:
 
 @pytest.fixture
 def process(world: World, stores: RunningStores) -> Iterator[subprocess.Popen[bytes]]:
-    given = stores.stores.settings() | {"database_url": world.database.url}
+    # a poll longer than any test waits: it stops because it is told to
+    given = stores.stores.settings() | {"database_url": world.database.url, "relay_poll_s": "60"}
     env = os.environ | {f"MODELYARD_{name.upper()}": value for name, value in given.items()}
     started = subprocess.Popen([sys.executable, "-m", "workers.schedule"], env=env, stderr=subprocess.PIPE)
     yield started
@@ -171,7 +172,5 @@ class TestProcess:
             wait_until(world.quiet)
             broker.flushall()
         assert psutil.Process(process.pid).memory_info().rss < MEMORY_BYTES
-        began = monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=5) == 0
-        assert monotonic() - began < 2
