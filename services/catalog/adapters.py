@@ -9,9 +9,9 @@ from typing import Any
 
 from services.catalog.safety import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from services.catalog.tensors import Tensor
+from shared.contracts.tuning import LARGEST_RANK
 from shared.errors import Unprocessable
 
-LARGEST_RANK = 256  # vLLM's `max_lora_rank` goes on to 512; no engine of ours is started for more than this
 PREFIX = "base_model.model."
 #: features of PEFT that change more than two thin matrices, each with the values that leave it off
 FEATURES: Mapping[str, tuple[Any, ...]] = {

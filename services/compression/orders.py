@@ -10,9 +10,10 @@ from uuid import UUID
 import orjson
 from sqlalchemy.orm import Session
 
-from services.compression import library, repository
+from services.compression import repository, sources
 from services.compression.about import Origin
 from services.compression.library import Text
+from services.compression.sources import FileRef
 from services.inference.service import ServedModel, served
 from services.jobs.types import Claim
 from shared.contracts.compression import (
@@ -34,7 +35,6 @@ from shared.contracts.forge_orders import (
     Subject,
     TaskOrder,
 )
-from shared.ids import prefixed
 from shared.manifest import Manifest
 from shared.storage import Blob
 
@@ -46,21 +46,6 @@ SPECS: Final[Mapping[str, type[CalibrationSpec | QuantizationSpec | EvaluationSp
     "quantization": QuantizationSpec,
 }
 _LIBRARY: Final = LibrarySource(type="library")
-_LIBRARY_FILES: Final = {False: "library.jsonl", True: "library-held-out.jsonl"}  #: by whether it is held out
-
-
-@dataclass(frozen=True)
-class FileRef:
-    """An uploaded file as a job reads it, deleted since or not."""
-
-    file_id: str
-    filename: str
-    blob: Blob
-
-    @property
-    def path(self) -> str:
-        """Where it is laid, below the folder of the data."""
-        return f"{self.file_id}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -112,10 +97,6 @@ def read(session: Session, claim: Claim) -> Material:
     if claim.kind == "quantization" and job.calibration_id is not None:
         row, manifest = repository.artifact_of(session, claim.tenant_id, job.calibration_id)
         used = UsedCalibration(row.id, row.artifact_id, Manifest.of_json(manifest))
-    files = [
-        FileRef(prefixed("file-", row.id), row.filename, Blob(row.sha256, row.bytes))
-        for row in repository.files(session, claim.tenant_id, claim.job_id)
-    ]
     return Material(
         job_id=claim.job_id,
         tenant_id=claim.tenant_id,
@@ -123,13 +104,13 @@ def read(session: Session, claim: Claim) -> Material:
         model=served(session, claim.tenant_id, job.model_id),
         baseline=served(session, claim.tenant_id, job.baseline_id) if job.baseline_id else None,
         calibration=used,
-        files={file.file_id: file for file in files},
+        files=sources.by_id(repository.files(session, claim.tenant_id, claim.job_id)),
     )
 
 
 def wanted(material: Material) -> dict[str, Blob]:
     """The contents to fetch, by their path below the folder of the data."""
-    return {file.path: file.blob for file in material.files.values()}
+    return sources.wanted(material.files)
 
 
 def lay_library(material: Material, folder: Path) -> dict[str, Text]:
@@ -137,15 +118,12 @@ def lay_library(material: Material, folder: Path) -> dict[str, Text]:
 
     Takes about a second.
     """
-    needed = {held_out for source, held_out in _sources(material) if isinstance(source, LibrarySource)}
-    return {
-        _LIBRARY_FILES[part]: library.write(folder / _LIBRARY_FILES[part], held_out=part) for part in sorted(needed)
-    }
+    return sources.lay_library(_sources(material), folder)
 
 
 def origins(material: Material) -> list[Origin]:
     """Where the job's calibration samples come from."""
-    return [_origin(material, source) for source in material.data]
+    return [sources.origin(material.files, source) for source in material.data]
 
 
 def calibrate_order(material: Material, *, model: Path, data: Path) -> CalibrateOrder:
@@ -210,7 +188,7 @@ def calibration_key(material: Material) -> str:
         "format": KEY_FORMAT,
         "model": material.model.digest,
         "data": _digests(material, material.data),
-        "reference": [_origin(material, source).sha256 for source in spec.sampling.reference],
+        "reference": [sources.origin(material.files, source).sha256 for source in spec.sampling.reference],
         "sampling": spec.sampling.model_dump(mode="json", exclude={"reference"}),
         "schemes": sorted(set(spec.schemes)),
         "group_size": spec.group_size,
@@ -220,15 +198,7 @@ def calibration_key(material: Material) -> str:
 
 def _digests(material: Material, data: Sequence[Source]) -> list[tuple[str, float]]:
     lonely = len(data) == 1
-    return [(_origin(material, source).sha256, 1.0 if lonely else source.weight) for source in data]
-
-
-def _origin(material: Material, source: Source) -> Origin:
-    if isinstance(source, FileSource):
-        file = material.files[source.file_id]
-        return Origin(f"{file.filename} ({file.file_id})", file.blob.sha256, file.blob.bytes, source.weight)
-    text = library.described(held_out=False)
-    return Origin(text.name, text.sha256, text.bytes, source.weight)
+    return [(sources.origin(material.files, source).sha256, 1.0 if lonely else source.weight) for source in data]
 
 
 def _sources(material: Material) -> Iterator[tuple[Source, bool]]:
@@ -245,8 +215,8 @@ def _samples(material: Material, folder: Path) -> SamplingOrder | None:
     if sampling is None:
         return None
     return SamplingOrder(
-        data=[_data(material, source, folder) for source in material.data],
-        reference=[_data(material, source, folder) for source in sampling.reference],
+        data=[sources.data(material.files, source, folder) for source in material.data],
+        reference=[sources.data(material.files, source, folder) for source in sampling.reference],
         sampling=sampling,
     )
 
@@ -257,13 +227,5 @@ def _tasks(material: Material, folder: Path) -> list[TaskOrder]:
 
 def _task_data(material: Material, task: Task, folder: Path) -> list[Data]:
     if isinstance(task, TextTask):
-        return [_data(material, source, folder, held_out=True) for source in task.data or (_LIBRARY,)]
-    return [_data(material, FileSource(file_id=task.file_id), folder)]
-
-
-def _data(material: Material, source: Source, folder: Path, *, held_out: bool = False) -> Data:
-    if isinstance(source, FileSource):
-        file = material.files[source.file_id]
-        return Data(path=folder / file.path, name=file.filename, weight=source.weight)
-    name = library.named(held_out=held_out)
-    return Data(path=folder / _LIBRARY_FILES[held_out], name=name, weight=source.weight)
+        return [sources.data(material.files, source, folder, held_out=True) for source in task.data or (_LIBRARY,)]
+    return [sources.data(material.files, FileSource(file_id=task.file_id), folder)]

@@ -9,23 +9,21 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from services.catalog import service as catalog
-from services.compression import library
+from services.compression import sources
 from services.compression.about import Origin
 from services.compression.library import Text
-from services.compression.orders import FileRef
+from services.compression.sources import FileRef
 from services.inference.service import ServedModel, served
 from services.jobs.types import Claim
 from services.tuning import repository
-from shared.contracts.evaluation import FileSource, LibrarySource, Source
-from shared.contracts.forge_orders import Data, Subject
+from shared.contracts.evaluation import Source
+from shared.contracts.forge_orders import Subject
 from shared.contracts.tuning import MergeSpec, Relief, TuningSpec
 from shared.contracts.tuning_orders import MergeOrder, TuneOrder
 from shared.db.models import Model
-from shared.ids import prefixed
 from shared.storage import Blob
 
 SPECS: Final[Mapping[str, type[TuningSpec | MergeSpec]]] = {"merge": MergeSpec, "tuning": TuningSpec}
-_LIBRARY_FILES: Final = {False: "library.jsonl", True: "library-held-out.jsonl"}  #: by whether it is held out
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,6 @@ def read(session: Session, claim: Claim) -> Material:
     assert job is not None, f"job {claim.job_id} has no columns"
     asked = catalog.by_id(session, claim.tenant_id, job.model_id)
     base = catalog.base_of(session, asked)
-    files = [
-        FileRef(prefixed("file-", row.id), row.filename, Blob(row.sha256, row.bytes))
-        for row in repository.files(session, claim.tenant_id, claim.job_id)
-    ]
     return Material(
         job_id=claim.job_id,
         tenant_id=claim.tenant_id,
@@ -72,14 +66,14 @@ def read(session: Session, claim: Claim) -> Material:
         base=served(session, claim.tenant_id, asked.id),
         row=base or asked,
         adapter=asked if base else None,
-        files={file.file_id: file for file in files},
+        files=sources.by_id(repository.files(session, claim.tenant_id, claim.job_id)),
         relief=Relief.model_validate(job.relief),
     )
 
 
 def wanted(material: Material) -> dict[str, Blob]:
     """The contents to fetch, by their path below the folder of the data."""
-    return {file.path: file.blob for file in material.files.values()}
+    return sources.wanted(material.files)
 
 
 def lay_library(material: Material, folder: Path) -> dict[str, Text]:
@@ -87,10 +81,7 @@ def lay_library(material: Material, folder: Path) -> dict[str, Text]:
 
     Takes about a second.
     """
-    needed = {held_out for source, held_out in _sources(material) if isinstance(source, LibrarySource)}
-    return {
-        _LIBRARY_FILES[part]: library.write(folder / _LIBRARY_FILES[part], held_out=part) for part in sorted(needed)
-    }
+    return sources.lay_library(_sources(material), folder)
 
 
 def origins(material: Material) -> list[Origin]:
@@ -116,11 +107,11 @@ def tune_order(material: Material, *, model: Path, data: Path) -> TuneOrder:
         lora=spec.lora,
         training=spec.training,
         checkpoints=spec.checkpoints,
-        data=[_data(material, source, data) for source in spec.data],
-        validation=[_data(material, source, data, held_out=True) for source in spec.validation],
+        data=[sources.data(material.files, source, data) for source in spec.data],
+        validation=[sources.data(material.files, source, data, held_out=True) for source in spec.validation],
         validation_share=spec.validation_share,
         preparation=spec.preparation,
-        reference=[_data(material, source, data) for source in reference],
+        reference=[sources.data(material.files, source, data) for source in reference],
         context_length=material.base.context_length,
         relief=material.relief,
     )
@@ -146,21 +137,5 @@ def _sources(material: Material) -> Iterator[tuple[Source, bool]]:
     yield from ((source, True) for source in spec.validation)
 
 
-def _origins(material: Material, sources: Sequence[Source], *, held_out: bool = False) -> list[Origin]:
-    return [_origin(material, source, held_out=held_out) for source in sources]
-
-
-def _origin(material: Material, source: Source, *, held_out: bool) -> Origin:
-    if isinstance(source, FileSource):
-        file = material.files[source.file_id]
-        return Origin(f"{file.filename} ({file.file_id})", file.blob.sha256, file.blob.bytes, source.weight)
-    text = library.described(held_out=held_out)
-    return Origin(text.name, text.sha256, text.bytes, source.weight)
-
-
-def _data(material: Material, source: Source, folder: Path, *, held_out: bool = False) -> Data:
-    if isinstance(source, FileSource):
-        file = material.files[source.file_id]
-        return Data(path=folder / file.path, name=file.filename, weight=source.weight)
-    name = library.named(held_out=held_out)
-    return Data(path=folder / _LIBRARY_FILES[held_out], name=name, weight=source.weight)
+def _origins(material: Material, named: Sequence[Source], *, held_out: bool = False) -> list[Origin]:
+    return [sources.origin(material.files, source, held_out=held_out) for source in named]

@@ -25,7 +25,7 @@ __all__ = [
     "TuningSpec",
 ]  # fmt: skip
 
-LARGEST_RANK = 256  #: that an engine of ours is started for
+LARGEST_RANK = 256  #: that an engine of ours is started for; vLLM's `max_lora_rank` goes on to 512
 RESULT = "$result"  #: stands for the model that the job before this one makes, in a job of `on_success`
 
 Auto = Literal["auto"]

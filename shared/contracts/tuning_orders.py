@@ -12,7 +12,7 @@ from pydantic import Field
 
 from shared.contracts.forge_orders import Data, Subject
 from shared.contracts.jobs import Contract
-from shared.contracts.tuning import Checkpoints, DataFacts, Lora, Method, Preparation, Relief, Training, TuningFigures
+from shared.contracts.tuning import Checkpoints, Lora, Method, Preparation, Relief, Training, TuningFigures
 
 MODEL_FOLDER = "model"
 STATE_FOLDER = "state"
@@ -48,12 +48,6 @@ class TuneResult(Contract):
 
     figures: TuningFigures
     charts: list[str] = Field(default_factory=list)
-
-
-class PrepareResult(Contract):
-    """What the data came to."""
-
-    facts: DataFacts
 
 
 class MergeOrder(Contract):

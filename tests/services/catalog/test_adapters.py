@@ -9,13 +9,14 @@ import pytest
 from sqlalchemy.orm import Session
 
 from services.catalog import service
-from services.catalog.adapters import LARGEST_RANK, InvalidAdapter
+from services.catalog.adapters import InvalidAdapter
 from services.catalog.register import Wish, register, register_folder
 from services.catalog.rules import ModelInUse
 from services.catalog.tensors import UnsafeModel
 from services.catalog.tree import FolderTree
 from services.inference import service as inference
 from shared.contracts.serving import Serving
+from shared.contracts.tuning import LARGEST_RANK
 from shared.db.models import Model, Tenant
 from shared.db.session import Database
 from shared.errors import Unprocessable
